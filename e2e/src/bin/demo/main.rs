@@ -1,0 +1,4 @@
+//! tmp
+mod plot;
+mod series;
+fn main() {}
