@@ -1,0 +1,3 @@
+module soloist.dev/e2e/cluster/images
+
+go 1.26.0
