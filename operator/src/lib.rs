@@ -1,1 +1,3 @@
-//! (in progress)
+//! The Soloist operator (in progress).
+
+pub mod api;

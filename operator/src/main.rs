@@ -1,2 +1,8 @@
 //! The operator's program.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    print!("{}", soloist_operator::api::custom_resource_definitions_yaml().expect("the types serialize"));
+    ExitCode::SUCCESS
+}
