@@ -1,0 +1,159 @@
+//! Content types and compression: from the bytes of a body to JSON text.
+
+use flate2::read::ZlibDecoder;
+use std::borrow::Cow;
+use std::io::Read;
+
+/// Content type of JSON, the only one that is read or written.
+pub const JSON: &str = "application/json";
+/// Content encoding of what we write.
+pub const UTF_8: &str = "utf-8";
+/// Celery's name of zlib compression. Not gzip, whatever its name says: the stream has zlib's own header.
+pub const ZLIB: &str = "application/x-gzip";
+
+/// What a message may cost to decode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Largest decompressed body in bytes; a small compressed body can expand a thousandfold.
+    pub decompressed_bytes: usize,
+}
+
+impl Default for Limits {
+    /// 128 MiB, the largest message RabbitMQ itself lets through by default.
+    fn default() -> Self {
+        Self { decompressed_bytes: 128 << 20 }
+    }
+}
+
+/// Why a body's bytes could not be turned into JSON text.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ContentError {
+    /// The content type is not JSON: pickle, YAML, msgpack, or missing.
+    #[error("{}", disallowed(.content_type.as_deref()))]
+    Disallowed {
+        /// The type that the message named.
+        content_type: Option<String>,
+    },
+    /// A text encoding other than UTF-8.
+    #[error("content encoding `{0}` is not supported, only utf-8 is")]
+    Encoding(String),
+    /// A compression that isn't zlib.
+    #[error("compression `{0}` is not supported, only application/x-gzip (zlib) is")]
+    Compression(String),
+    /// The compressed bytes are damaged.
+    #[error("the compressed body is damaged: {0}")]
+    Damaged(String),
+    /// Decompressing was stopped at the limit.
+    #[error("the body expands beyond {0} bytes")]
+    TooLarge(usize),
+}
+
+fn disallowed(content_type: Option<&str>) -> String {
+    let Some(content_type) = content_type else { return "the message names no content type".to_owned() };
+    let name = match essence(content_type).as_str() {
+        "application/x-python-serialize" => " (pickle)",
+        "application/x-yaml" => " (yaml)",
+        "application/x-msgpack" => " (msgpack)",
+        _ => "",
+    };
+    format!("content type {content_type}{name} is not accepted, only {JSON} is")
+}
+
+/// The type without its parameters: `application/json` of `Application/JSON; charset=utf-8`.
+fn essence(content_type: &str) -> String {
+    content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
+/// Checks that a body is JSON in UTF-8, and undoes its compression.
+///
+/// # Errors
+/// See [`ContentError`].
+pub fn decode<'a>(
+    content_type: Option<&str>,
+    content_encoding: Option<&str>,
+    compression: Option<&str>,
+    body: &'a [u8],
+    limits: &Limits,
+) -> Result<Cow<'a, [u8]>, ContentError> {
+    if content_type.map(essence).as_deref() != Some(JSON) {
+        return Err(ContentError::Disallowed { content_type: content_type.map(str::to_owned) });
+    }
+    if let Some(encoding) = content_encoding {
+        let known = ["utf-8", "utf8", "us-ascii", "ascii", "binary"];
+        if !known.iter().any(|name| encoding.eq_ignore_ascii_case(name)) {
+            return Err(ContentError::Encoding(encoding.to_owned()));
+        }
+    }
+    match compression {
+        None => Ok(Cow::Borrowed(body)),
+        Some(ZLIB) => inflate(body, limits.decompressed_bytes).map(Cow::Owned),
+        Some(other) => Err(ContentError::Compression(other.to_owned())),
+    }
+}
+
+pub(crate) fn inflate(body: &[u8], limit: usize) -> Result<Vec<u8>, ContentError> {
+    let mut inflated = Vec::new();
+    let reading_limit = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
+    ZlibDecoder::new(body)
+        .take(reading_limit)
+        .read_to_end(&mut inflated)
+        .map_err(|error| ContentError::Damaged(error.to_string()))?;
+    if inflated.len() > limit { Err(ContentError::TooLarge(limit)) } else { Ok(inflated) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flate2::Compression;
+    use flate2::write::ZlibEncoder;
+    use std::io::Write;
+
+    fn deflate(text: &[u8]) -> Vec<u8> {
+        let mut encoder = ZlibEncoder::new(Vec::new(), Compression::default());
+        encoder.write_all(text).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn json<'a>(
+        compression: Option<&str>,
+        body: &'a [u8],
+        limit: usize,
+    ) -> Result<Cow<'a, [u8]>, ContentError> {
+        decode(Some(JSON), Some(UTF_8), compression, body, &Limits { decompressed_bytes: limit })
+    }
+
+    #[test]
+    fn an_uncompressed_body_is_not_copied() {
+        assert!(matches!(json(None, b"[]", 10), Ok(Cow::Borrowed(b"[]"))));
+    }
+
+    #[test]
+    fn zlib_is_undone_up_to_the_limit() {
+        let bomb = deflate(&vec![b' '; 1 << 20]);
+        assert!(bomb.len() < 2000);
+        assert_eq!(json(Some(ZLIB), &bomb, 1 << 20).map(|text| text.len()), Ok(1 << 20));
+        assert_eq!(json(Some(ZLIB), &bomb, (1 << 20) - 1), Err(ContentError::TooLarge((1 << 20) - 1)));
+        assert!(matches!(json(Some(ZLIB), &bomb[..100], 1 << 20), Err(ContentError::Damaged(_))));
+    }
+
+    #[test]
+    fn other_compressions_are_named() {
+        for name in ["application/x-bz2", "application/x-lzma", "application/x-brotli", "application/zstd"] {
+            assert_eq!(json(Some(name), b"", 10), Err(ContentError::Compression(name.into())));
+        }
+    }
+
+    #[test]
+    fn everything_but_json_is_refused_by_name() {
+        let limits = Limits::default();
+        let refused = |content_type| decode(content_type, None, None, b"", &limits).unwrap_err().to_string();
+        assert!(refused(Some("application/x-python-serialize")).contains("(pickle)"));
+        assert!(refused(Some("application/x-msgpack")).contains("(msgpack)"));
+        assert_eq!(refused(None), "the message names no content type");
+        assert!(decode(Some("application/JSON; charset=utf-8"), None, None, b"1", &limits).is_ok());
+        assert_eq!(
+            decode(Some(JSON), Some("latin-1"), None, b"1", &limits),
+            Err(ContentError::Encoding("latin-1".into()))
+        );
+    }
+}
