@@ -1,0 +1,386 @@
+//! What `charts/soloist` renders, and what it refuses. Needs helm, and no cluster.
+
+use std::collections::BTreeSet;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use serde::Deserialize;
+use serde_json::Value;
+
+const CHART: &str = "charts/soloist";
+
+const MONITORING: &[&str] =
+    &["monitoring.coreos.com/v1/ServiceMonitor", "monitoring.coreos.com/v1/PodMonitor"];
+
+/// Values that an installation may set, each set on its own and rendered.
+const COMBINATIONS: &[(&str, &str)] = &[
+    ("defaults", "{}"),
+    ("one replica", "replicaCount: 1"),
+    ("some namespaces", "watch: {namespaces: [team-a, team-b]}"),
+    (
+        "some namespaces and their secrets",
+        "{watch: {namespaces: [team-a]}, rbac: {secrets: [{namespace: team-a, names: [rabbitmq, redis]}]}, crds: {enabled: false}}",
+    ),
+    ("no rbac", "{rbac: {create: false}, serviceAccount: {create: false, name: mine}}"),
+    ("no user roles", "rbac: {aggregateToDefaultRoles: false, secretReader: false}"),
+    ("definition not kept", "crds: {keep: false, annotations: {example.com/a: b}}"),
+    ("no definition", "crds: {enabled: false}"),
+    (
+        "image by digest",
+        "image: {registry: registry.example.com, digest: 'sha256:0000000000000000000000000000000000000000000000000000000000000000', pullPolicy: Always}",
+    ),
+    ("names", "{nameOverride: queues, fullnameOverride: task-queues, commonLabels: {team: a}}"),
+    (
+        "scheduling",
+        "{nodeSelector: {pool: system}, tolerations: [{key: system, operator: Exists}], priorityClassName: system-cluster-critical, affinity: {nodeAffinity: {}}, topologySpreadConstraints: [{maxSkew: 1, topologyKey: topology.kubernetes.io/zone, whenUnsatisfiable: DoNotSchedule}]}",
+    ),
+    (
+        "additions",
+        "{extraArgs: [--log=debug], extraEnv: [{name: A, value: b}], extraVolumes: [{name: ca, emptyDir: {}}], extraVolumeMounts: [{name: ca, mountPath: /ca}], podAnnotations: {a: b}, podLabels: {a: b}, deploymentAnnotations: {a: b}, imagePullSecrets: [{name: pull}], hostAliases: [{ip: 10.0.0.1, hostnames: [a]}], dnsPolicy: None, dnsConfig: {nameservers: [10.0.0.10]}, serviceAccount: {annotations: {a: b}}}",
+    ),
+    (
+        "extra objects",
+        "extraObjects: [{apiVersion: v1, kind: ConfigMap, metadata: {name: '{{ .Release.Name }}-extra'}}, \"apiVersion: v1\\nkind: ConfigMap\\nmetadata:\\n  name: text\\n\"]",
+    ),
+    (
+        "monitors",
+        "metrics: {service: {port: 9090, labels: {a: b}, annotations: {a: b}}, serviceMonitor: {enabled: true, interval: 15s, scrapeTimeout: 5s, labels: {release: prometheus}, annotations: {a: b}, relabelings: [{action: drop}], metricRelabelings: [{action: drop}]}, podMonitor: {enabled: true, interval: 15s, scrapeTimeout: 5s, labels: {release: prometheus}, annotations: {a: b}, relabelings: [{action: drop}], metricRelabelings: [{action: drop}]}}",
+    ),
+    ("disruptions", "{replicaCount: 3, podDisruptionBudget: {maxUnavailable: 50%}}"),
+];
+
+/// Values that must be refused, and the word by which the refusal names what is wrong.
+const REFUSED: &[(&str, &str)] = &[
+    ("replicaCounts=2", "replicaCounts"),
+    ("image.pullpolicy=Always", "pullpolicy"),
+    ("image.pullPolicy=Sometimes", "pullPolicy"),
+    ("image.digest=abc", "digest"),
+    ("replicaCount=two", "replicaCount"),
+    ("replicaCount=-1", "replicaCount"),
+    ("watch.namespaces=team-a", "namespaces"),
+    ("watch.namespaces={Team_A}", "namespaces"),
+    ("crds.keeep=true", "keeep"),
+    ("rbac.secrets[0].namespace=team-a", "names"),
+    ("log.format=xml", "format"),
+    ("metrics.serviceMonitor.enable=true", "enable"),
+    ("metrics.service.port=0", "port"),
+    ("livenessProbe.httpGet.path=/x", "httpGet"),
+    ("resources.limit.memory=1Gi", "limit"),
+    ("extraArgs=--log=debug", "extraArgs"),
+    ("extraEnv[0].nam=A", "nam"),
+];
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the crate is a directory of the workspace")
+        .to_owned()
+}
+
+/// `$HELM`, the one that the cluster's programs were built with, or the one in PATH.
+fn helm_program() -> PathBuf {
+    let built = repository().join(".cache/bin/helm");
+    match std::env::var_os("HELM") {
+        Some(path) => path.into(),
+        None if built.exists() => built,
+        None => "helm".into(),
+    }
+}
+
+/// Runs helm with these values on its standard input, for `--values -`.
+fn helm(args: &[&str], values: &str) -> Output {
+    let program = helm_program();
+    let mut child = Command::new(&program)
+        .args(args)
+        .current_dir(repository())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("run {}: {error}", program.display()));
+    child.stdin.take().expect("standard input is piped").write_all(values.as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+/// The objects that the chart renders with these values, on a cluster that has these APIs besides its own.
+fn render(name: &str, values: &str, apis: &[&str]) -> Vec<Value> {
+    let mut args = vec!["template", "soloist", CHART, "--namespace", "soloist-system", "--values", "-"];
+    args.extend(apis.iter().flat_map(|api| ["--api-versions", api]));
+    let output = helm(&args, values);
+    assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+    serde_yaml::Deserializer::from_slice(&output.stdout)
+        .map(|document| Value::deserialize(document).unwrap_or_else(|error| panic!("{name}: {error}")))
+        .filter(|object| !object.is_null())
+        .collect()
+}
+
+fn defaults() -> Vec<Value> {
+    render("defaults", "{}", &[])
+}
+
+fn of_kind<'a>(objects: &'a [Value], kind: &'a str) -> impl Iterator<Item = &'a Value> {
+    objects.iter().filter(move |object| object["kind"] == kind)
+}
+
+fn kinds(objects: &[Value]) -> BTreeSet<&str> {
+    objects.iter().filter_map(|object| object["kind"].as_str()).collect()
+}
+
+fn strings(list: &Value) -> Vec<&str> {
+    list.as_array().into_iter().flatten().filter_map(Value::as_str).collect()
+}
+
+/// The specs of all pods that the objects would start.
+fn pod_specs(objects: &[Value]) -> Vec<&Value> {
+    let templates = of_kind(objects, "Deployment").map(|deployment| &deployment["spec"]["template"]["spec"]);
+    templates.chain(of_kind(objects, "Pod").map(|pod| &pod["spec"])).collect()
+}
+
+#[test]
+#[ignore = "needs helm"]
+fn lints_and_renders_with_every_switch() {
+    for (name, values) in COMBINATIONS {
+        let objects = render(name, values, MONITORING);
+        let mut names = BTreeSet::new();
+        for object in &objects {
+            let id = format!(
+                "{} {}/{}",
+                object["kind"], object["metadata"]["namespace"], object["metadata"]["name"]
+            );
+            assert!(
+                object["apiVersion"].is_string() && object["metadata"]["name"].is_string(),
+                "{name}: {object}"
+            );
+            assert!(names.insert(id.clone()), "{name}: {id} twice");
+        }
+        let output = helm(&["lint", "--strict", "--quiet", CHART, "--values", "-"], values);
+        assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stdout));
+    }
+}
+
+#[test]
+#[ignore = "needs helm"]
+fn refuses_misspelt_and_mistyped_values_by_name() {
+    for (value, word) in REFUSED {
+        let output = helm(&["template", "soloist", CHART, "--set", value], "");
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success(), "{value} was taken");
+        assert!(message.contains(word), "{value}: the refusal does not name `{word}`: {message}");
+    }
+}
+
+#[test]
+#[ignore = "needs helm"]
+fn generated_files_are_up_to_date() {
+    let output = Command::new(repository().join("charts/generate"))
+        .arg("--check")
+        .env("HELM", helm_program())
+        .current_dir(repository())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Both ways: a value without a property would be refused, a property without a value is not documented.
+#[test]
+fn every_value_has_a_comment_and_a_schema() {
+    fn compare(
+        path: &str,
+        value: &Value,
+        schema: &Value,
+        undocumented: &dyn Fn(&str) -> bool,
+        wrong: &mut Vec<String>,
+    ) {
+        let properties = schema["properties"].as_object();
+        // Below a documented value all is Kubernetes' own.
+        if !path.is_empty() && !undocumented(path) {
+            return;
+        }
+        let Some(children) = value.as_object() else {
+            wrong.push(format!("{path}: no `# --` comment"));
+            return;
+        };
+        for (name, child) in children {
+            let child_path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+            match properties.and_then(|properties| properties.get(name)) {
+                Some(property) => compare(&child_path, child, property, undocumented, wrong),
+                None => wrong.push(format!("{child_path}: not in values.schema.json")),
+            }
+        }
+        for name in properties.into_iter().flatten().map(|(name, _)| name) {
+            if !children.contains_key(name) && !(path.is_empty() && name == "global") {
+                wrong.push(format!("{path}.{name}: not in values.yaml"));
+            }
+        }
+    }
+    let chart = repository().join("charts/soloist");
+    let values: Value =
+        serde_yaml::from_str(&std::fs::read_to_string(chart.join("values.yaml")).unwrap()).unwrap();
+    let schema: Value =
+        serde_json::from_str(&std::fs::read_to_string(chart.join("values.schema.json")).unwrap()).unwrap();
+    let readme = std::fs::read_to_string(chart.join("README.md")).unwrap();
+    let mut wrong = Vec::new();
+    compare("", &values, &schema, &|path| !readme.contains(&format!("\n| `{path}` |")), &mut wrong);
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+#[ignore = "needs helm"]
+fn no_role_has_a_wildcard() {
+    for (name, values) in COMBINATIONS {
+        let objects = render(name, values, &[]);
+        for role in of_kind(&objects, "ClusterRole").chain(of_kind(&objects, "Role")) {
+            for rule in role["rules"].as_array().unwrap() {
+                for part in ["apiGroups", "resources", "verbs"] {
+                    assert!(!strings(&rule[part]).iter().any(|word| word.contains('*')), "{name}: {role}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs helm"]
+fn default_install_binds_nothing_that_reads_secrets() {
+    let objects = defaults();
+    let reads_secrets = |role: &Value| {
+        role["rules"].as_array().unwrap().iter().any(|rule| strings(&rule["resources"]).contains(&"secrets"))
+    };
+    let readers: Vec<_> = of_kind(&objects, "ClusterRole")
+        .chain(of_kind(&objects, "Role"))
+        .filter(|role| reads_secrets(role))
+        .map(|role| role["metadata"]["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(readers, ["soloist-secret-reader"]);
+    for binding in of_kind(&objects, "ClusterRoleBinding").chain(of_kind(&objects, "RoleBinding")) {
+        assert!(!readers.contains(&binding["roleRef"]["name"].as_str().unwrap()), "{binding}");
+    }
+}
+
+#[test]
+#[ignore = "needs helm"]
+fn named_secrets_are_read_by_name_in_their_namespace_only() {
+    let objects = render("secrets", "rbac: {secrets: [{namespace: team-a, names: [rabbitmq]}]}", &[]);
+    let role = of_kind(&objects, "Role").find(|role| role["metadata"]["namespace"] == "team-a").unwrap();
+    assert_eq!(
+        role["rules"],
+        serde_json::json!([{"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["rabbitmq"], "verbs": ["get"]}])
+    );
+    assert!(of_kind(&objects, "RoleBinding").any(|binding| binding["metadata"]["namespace"] == "team-a"));
+}
+
+#[test]
+#[ignore = "needs helm"]
+fn some_namespaces_get_the_same_rules_without_anything_cluster_wide() {
+    let everywhere = defaults();
+    let some = render("some", "watch: {namespaces: [team-a, team-b]}", &[]);
+    assert!(
+        !kinds(&some).contains("ClusterRole") && !kinds(&some).contains("ClusterRoleBinding"),
+        "{:?}",
+        kinds(&some)
+    );
+    let wide =
+        of_kind(&everywhere, "ClusterRole").find(|role| role["metadata"]["name"] == "soloist").unwrap();
+    for namespace in ["team-a", "team-b"] {
+        let role = of_kind(&some, "Role").find(|role| role["metadata"]["namespace"] == namespace).unwrap();
+        assert_eq!(role["rules"], wide["rules"]);
+    }
+    let args = strings(&pod_specs(&some)[0]["containers"][0]["args"]);
+    assert!(args.contains(&"--namespaces=team-a,team-b"), "{args:?}");
+}
+
+#[test]
+#[ignore = "needs helm"]
+fn every_pod_passes_the_restricted_standard() {
+    let objects = defaults();
+    let pods = pod_specs(&objects);
+    assert!(!pods.is_empty());
+    for pod in pods {
+        assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
+        assert_eq!(pod["securityContext"]["runAsUser"], 65532);
+        assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
+        for container in pod["containers"].as_array().unwrap() {
+            let context = &container["securityContext"];
+            assert_eq!(context["allowPrivilegeEscalation"], false);
+            assert_eq!(context["readOnlyRootFilesystem"], true);
+            assert_eq!(strings(&context["capabilities"]["drop"]), ["ALL"]);
+            assert!(container["resources"]["requests"].is_object(), "{container}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs helm"]
+fn monitors_render_only_where_they_are_wanted_and_known() {
+    let wanted = "metrics: {serviceMonitor: {enabled: true}, podMonitor: {enabled: true}}";
+    let monitors = |objects: &[Value]| kinds(objects).iter().filter(|kind| kind.ends_with("Monitor")).count();
+    assert_eq!(monitors(&render("unwanted", "{}", MONITORING)), 0);
+    assert_eq!(monitors(&render("unknown", wanted, &[])), 0);
+    assert_eq!(monitors(&render("both", wanted, MONITORING)), 2);
+}
+
+#[test]
+#[ignore = "needs helm"]
+fn definition_is_kept_when_the_chart_is_uninstalled() {
+    let keep = |objects: &[Value]| {
+        let definition = of_kind(objects, "CustomResourceDefinition").next().unwrap();
+        definition["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+    };
+    assert!(keep(&defaults()));
+    assert!(!keep(&render("unkept", "crds: {keep: false}", &[])));
+}
+
+#[test]
+#[ignore = "needs helm"]
+fn a_digest_wins_over_a_tag() {
+    let digest = format!("sha256:{}", "0".repeat(64));
+    let objects = render("digest", &format!("image: {{tag: v9, digest: '{digest}'}}"), &[]);
+    for pod in pod_specs(&objects) {
+        assert_eq!(pod["containers"][0]["image"], format!("ghcr.io/soloist-dev/soloist-operator@{digest}"));
+    }
+}
+
+#[test]
+#[ignore = "needs helm"]
+fn a_single_replica_has_no_disruption_budget_that_would_block_its_node() {
+    assert!(kinds(&defaults()).contains("PodDisruptionBudget"));
+    assert!(!kinds(&render("single", "replicaCount: 1", &[])).contains("PodDisruptionBudget"));
+}
+
+/// Every field of the definition is in the reference page, and every sample names only fields that exist.
+#[test]
+fn reference_page_names_every_field() {
+    fn leaves(path: &str, schema: &Value, found: &mut Vec<String>) {
+        match schema["properties"].as_object() {
+            Some(properties) if !["spec.worker.env", "spec.worker.template"].contains(&path) => {
+                for (name, property) in properties {
+                    leaves(&format!("{path}.{name}"), property, found);
+                }
+            }
+            _ if schema["items"]["properties"].is_object()
+                && !path.contains(".env")
+                && !path.ends_with("conditions") =>
+            {
+                leaves(&format!("{path}[]"), &schema["items"], found);
+            }
+            _ => found.push(path.to_owned()),
+        }
+    }
+    let read = |path: &str| std::fs::read_to_string(repository().join(path)).unwrap();
+    let definition: Value = serde_yaml::Deserializer::from_str(&read("manifests/crd.yaml"))
+        .map(|document| Value::deserialize(document).unwrap())
+        .find(|document| document["kind"] == "CustomResourceDefinition")
+        .unwrap();
+    let schema = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"];
+    let page = read("docs/taskqueue.md");
+    let mut missing = Vec::new();
+    for part in ["spec", "status"] {
+        leaves(part, &schema[part], &mut missing);
+    }
+    missing.retain(|path| {
+        let field = path.split_once('.').expect("below spec or status").1;
+        !page.contains(&format!("`{field}`"))
+    });
+    assert!(missing.is_empty(), "docs/taskqueue.md says nothing of {missing:#?}");
+}
