@@ -1,0 +1,108 @@
+//! Results in Redis, under the keys that Celery uses.
+
+use super::address::RedisAddress;
+use super::store::StoreError;
+use celery_protocol::TaskMeta;
+use celery_protocol::result::{EXPIRES_SECONDS, task_key};
+use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use redis::{Client, ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo, Script};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Longest wait for a connection, and for an answer.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Stores unless a success is there, and tells who is subscribed, in one step and one round trip.
+///
+/// The text is looked through before it is parsed, because parsing a large result only to learn that it is none costs.
+const STORE: &str = r#"
+local old = redis.call("GET", KEYS[1])
+if old and string.find(old, '"SUCCESS"', 1, true) then
+  local ok, meta = pcall(cjson.decode, old)
+  if ok and type(meta) == "table" and meta["status"] == "SUCCESS" then
+    return 0
+  end
+end
+if ARGV[2] == "0" then
+  redis.call("SET", KEYS[1], ARGV[1])
+else
+  redis.call("SETEX", KEYS[1], ARGV[2], ARGV[1])
+end
+redis.call("PUBLISH", KEYS[1], ARGV[1])
+return 1
+"#;
+
+/// Results in Redis. Cheap to clone; clones share one connection, which is made anew after it was lost.
+#[derive(Clone)]
+pub struct RedisResults {
+    connection: ConnectionManager,
+    store: Arc<Script>,
+    expires: u64,
+    address: Arc<RedisAddress>,
+}
+
+impl RedisResults {
+    /// Connects to Redis.
+    ///
+    /// # Errors
+    /// When it can't be reached or refuses.
+    pub async fn connect(address: &RedisAddress) -> Result<Self, StoreError> {
+        let failed = |source| StoreError::Redis { action: "connect", source };
+        let client = client(address).map_err(failed)?;
+        let config = ConnectionManagerConfig::new()
+            .set_connection_timeout(Some(TIMEOUT))
+            .set_response_timeout(Some(TIMEOUT))
+            .set_number_of_retries(1);
+        let connection = ConnectionManager::new_with_config(client, config).await.map_err(failed)?;
+        Ok(Self {
+            connection,
+            store: Arc::new(Script::new(STORE)),
+            expires: EXPIRES_SECONDS,
+            address: Arc::new(address.clone()),
+        })
+    }
+
+    /// Keeps results for another time than Celery's one day, in seconds; 0 for ever.
+    #[must_use]
+    pub fn with_expiry(self, seconds: u64) -> Self {
+        Self { expires: seconds, ..self }
+    }
+
+    /// Stores a state and its result unless a success is there already, and tells who waits for it.
+    ///
+    /// # Errors
+    /// When Redis can't be reached.
+    pub async fn store(&self, meta: &TaskMeta) -> Result<bool, StoreError> {
+        let mut invocation = self.store.prepare_invoke();
+        invocation.key(task_key(&meta.task_id)).arg(meta.encode()).arg(self.expires);
+        invocation
+            .invoke_async(&mut self.connection.clone())
+            .await
+            .map_err(|source| StoreError::Redis { action: "store a result", source })
+    }
+}
+
+impl fmt::Debug for RedisResults {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_tuple("RedisResults").field(&self.address).finish()
+    }
+}
+
+/// The client of the redis crate, made from parts: a password needs no encoding.
+pub(crate) fn client(address: &RedisAddress) -> redis::RedisResult<Client> {
+    let host = address.host.clone();
+    let server = if address.tls {
+        ConnectionAddr::TcpTls { host, port: address.port, insecure: false, tls_params: None }
+    } else {
+        ConnectionAddr::Tcp(host, address.port)
+    };
+    let mut login = RedisConnectionInfo::default().set_db(address.database);
+    if let Some(username) = &address.username {
+        login = login.set_username(username);
+    }
+    if let Some(password) = &address.password {
+        login = login.set_password(password);
+    }
+    Client::open(server.into_connection_info()?.set_redis_settings(login))
+}
