@@ -1,3 +1,4 @@
 //! The Soloist operator (in progress).
 
 pub mod api;
+pub mod plan;

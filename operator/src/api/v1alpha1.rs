@@ -13,7 +13,7 @@ use schemars::transform::transform_subschemas;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-/// Longest name of a TaskQueue: names made from it (`<name>-worker-<hash>-<hash>` for a pod) stay within 63 characters.
+/// Longest name of a TaskQueue: names made from it (`<name>-worker`) stay within the 63 characters of a label.
 pub const MAX_NAME_LENGTH: usize = 52;
 
 /// What a TaskQueue is to be: its broker, its queues, its workers, and how many of them.
@@ -93,7 +93,7 @@ pub const MAX_NAME_LENGTH: usize = 52;
         priority = "1"
     ),
     validation = Rule::new("size(self.metadata.name) <= 52").message(
-        "metadata.name may have 52 characters at most, so that the names of the worker pods fit into 63"
+        "metadata.name may have 52 characters at most, so that the names made from it fit into labels"
     )
 )]
 #[cfg_attr(test, kube(cel))]

@@ -1,0 +1,9 @@
+//! The pure middle of the operator: from what was observed to what is to be.
+//!
+//! Nothing in here imports a client, a runtime or a clock: time and past observations come as arguments.
+
+pub mod autoscaler;
+pub mod claims;
+pub mod metadata;
+pub mod reason;
+pub mod topology;

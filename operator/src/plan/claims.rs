@@ -1,0 +1,93 @@
+//! Who may use a queue when two TaskQueues name the same one on the same broker: the older.
+
+use kube::ResourceExt as _;
+
+use super::topology::Topology;
+use crate::api::v1alpha1::TaskQueue;
+
+/// A queue that an older TaskQueue uses on the same broker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// The queue.
+    pub queue: String,
+    /// The TaskQueue that has it, as `namespace/name`.
+    pub holder: String,
+}
+
+/// The first queue of `task_queue` that `other` has a right to, if both are on the same broker.
+///
+/// The older one has the right. Of two of the same second, the one whose `namespace/name` comes first: any rule does, as long as both sides
+/// come to the same answer.
+pub fn claim(task_queue: &TaskQueue, topology: &Topology, other: &TaskQueue) -> Option<Claim> {
+    if seniority(other) >= seniority(task_queue) || task_queue.metadata.uid == other.metadata.uid {
+        return None;
+    }
+    let theirs = Topology::new(other);
+    let queue = topology.all_names().find(|queue| theirs.all_names().any(|other| other == *queue))?;
+    Some(Claim { queue: queue.to_owned(), holder: qualified_name(other) })
+}
+
+fn seniority(task_queue: &TaskQueue) -> (Option<String>, String) {
+    let created = task_queue.creation_timestamp().map(|time| time.0.to_string());
+    (created, qualified_name(task_queue))
+}
+
+fn qualified_name(task_queue: &TaskQueue) -> String {
+    format!("{}/{}", task_queue.namespace().unwrap_or_default(), task_queue.name_any())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn task_queue(name: &str, created: &str, queues: &[&str]) -> TaskQueue {
+        let queues: Vec<_> = queues.iter().map(|name| json!({"name": name})).collect();
+        serde_json::from_value(json!({
+            "apiVersion": "soloist.dev/v1alpha1",
+            "kind": "TaskQueue",
+            "metadata": {"name": name, "namespace": "default", "uid": name, "creationTimestamp": created},
+            "spec": {
+                "broker": {"secretRef": {"name": "rabbitmq"}},
+                "queues": queues,
+                "worker": {"image": "w"},
+                "scaling": {"maxReplicas": 5},
+            },
+        }))
+        .unwrap()
+    }
+
+    fn claimed(younger: &TaskQueue, older: &TaskQueue) -> Option<Claim> {
+        claim(younger, &Topology::new(younger), older)
+    }
+
+    #[test]
+    fn older_task_queue_has_the_queue() {
+        let older = task_queue("one", "2026-11-21T10:00:00Z", &["red", "blue"]);
+        let younger = task_queue("two", "2026-11-21T10:00:01Z", &["green", "blue"]);
+        let claim = Claim { queue: "blue".into(), holder: "default/one".into() };
+        assert_eq!(claimed(&younger, &older), Some(claim));
+        assert_eq!(claimed(&older, &younger), None);
+    }
+
+    #[test]
+    fn two_of_one_second_agree_on_the_holder() {
+        let one = task_queue("one", "2026-11-21T10:00:00Z", &["red"]);
+        let two = task_queue("two", "2026-11-21T10:00:00Z", &["red"]);
+        assert_eq!(claimed(&one, &two), None);
+        assert!(claimed(&two, &one).is_some());
+    }
+
+    #[test]
+    fn dead_letter_queues_count() {
+        let older = task_queue("one", "2026-11-21T10:00:00Z", &["red"]);
+        let younger = task_queue("two", "2026-11-21T10:00:01Z", &["red.dead"]);
+        assert_eq!(claimed(&younger, &older).map(|claim| claim.queue).as_deref(), Some("red.dead"));
+    }
+
+    #[test]
+    fn nobody_competes_with_itself() {
+        let one = task_queue("one", "2026-11-21T10:00:00Z", &["red"]);
+        assert_eq!(claimed(&one, &one), None);
+    }
+}

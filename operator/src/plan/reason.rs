@@ -1,0 +1,147 @@
+//! The closed set of reasons: of conditions, of events, and of the operator's log lines.
+//!
+//! `docs/reasons.md` is this list with a word on what to do; a test keeps the two equal.
+
+use std::fmt;
+
+macro_rules! reasons {
+    ($($(#[doc = $meaning:literal])+ $name:ident => $remedy:literal,)+) => {
+        /// Why a condition is what it is: CamelCase words that users may match on.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Reason {
+            $($(#[doc = $meaning])+ $name,)+
+        }
+
+        impl Reason {
+            /// All reasons, in the order of the documentation.
+            pub const ALL: &[Self] = &[$(Self::$name),+];
+
+            /// The word, as it stands in conditions and events.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$name => stringify!($name),)+ }
+            }
+
+            /// What the reason means.
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$name => concat!($($meaning),+),)+ }
+            }
+
+            /// What to do about it.
+            pub const fn remedy(self) -> &'static str {
+                match self { $(Self::$name => $remedy,)+ }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Everything works.
+    Ready => "Nothing.",
+    /// The operator is connected to the broker.
+    Connected => "Nothing.",
+    /// The first connection to the broker is being made.
+    Connecting => "Wait a few seconds.",
+    /// The Secret of spec.broker or spec.results doesn't exist.
+    SecretNotFound => "Create it in the namespace of the TaskQueue, or correct secretRef.name.",
+    /// The operator may not read the Secret.
+    SecretForbidden => "Run the `kubectl create rolebinding` command of the message, or ask the owner of the namespace to.",
+    /// The Secret doesn't say where the broker is, or says it in a way that can't be read.
+    SecretInvalid => "Give it the keys username, password, host, port and vhost, or the key uri.",
+    /// The address is of a kind of broker that Soloist can't use, such as redis:// or sqs://.
+    BrokerNotSupported => "Use RabbitMQ (amqp:// or amqps://).",
+    /// The broker refuses user name and password.
+    AuthFailed => "Correct the Secret: it is read again every 30 seconds.",
+    /// The broker lets the user in, but not into the virtual host.
+    VhostRefused => "Create the virtual host or give the user permissions on it (`rabbitmqctl set_permissions`).",
+    /// No connection to the broker: host name, network, TLS, or the broker is down.
+    BrokerUnreachable => "See the message for the cause. Workers stay as they are, and scaling goes on when the broker is back.",
+    /// The broker closed the connection.
+    ConnectionLost => "Nothing: it is being connected again. Workers stay as they are meanwhile.",
+    /// All queues are declared, with their dead letter queues and policies.
+    Declared => "Nothing.",
+    /// The broker can't be reached, so nothing is known about the queues.
+    WaitingForBroker => "See the condition BrokerReachable.",
+    /// The queues are being declared.
+    Declaring => "Wait a few seconds.",
+    /// The queues are declared, but what is set through policies (dead letters, TTL, lengths, delivery limit) isn't in force.
+    PoliciesNotApplied => "Make the management API reachable (Secret key managementUri) and give the user the tag policymaker. Tasks run without.",
+    /// A queue or exchange of that name exists with other settings.
+    QueueArgumentMismatch => "Use the settings of the message, or another name; or empty and delete the queue on the broker. Soloist never deletes it.",
+    /// Another, older TaskQueue already uses a queue of this one on the same broker.
+    QueueClaimed => "Use another queue name, or delete the other TaskQueue. Until then this one runs nothing.",
+    /// The broker refused to declare a queue, for another cause than different settings.
+    DeclareFailed => "See the message; the user needs configure permission on the queues and on their `.dead` queues.",
+    /// As many workers as decided are ready.
+    WorkersReady => "Nothing.",
+    /// No worker is needed now.
+    Idle => "Nothing.",
+    /// Workers are starting, without an error so far.
+    WorkersStarting => "Wait.",
+    /// A worker's image can't be pulled.
+    ImagePullFailed => "Correct spec.worker.image, or the pull secret in spec.worker.template.",
+    /// A worker's container can't be created, for example because a Secret or ConfigMap that it mounts is missing.
+    ContainerNotCreated => "See the message for what is missing.",
+    /// A worker stops again and again after its start.
+    CrashLooping => "See `kubectl logs --previous` of the pod.",
+    /// No node has room for a worker.
+    Unschedulable => "Lower spec.worker.resources or add nodes.",
+    /// A resource quota of the namespace doesn't allow more workers.
+    QuotaExceeded => "Raise the quota, or lower maxReplicas or resources.",
+    /// The API server refuses to create the workers' pods.
+    PodsRefused => "See the message: an admission policy, a limit range or a missing service account.",
+    /// spec.worker.template isn't a pod template.
+    TemplateInvalid => "Correct the field that the message names.",
+    /// The API server refuses the Deployment of the workers.
+    DeploymentRefused => "See the message.",
+    /// A Deployment of that name exists and belongs to something else.
+    NameConflict => "Rename the TaskQueue, or delete the Deployment.",
+    /// The number of workers follows the backlog.
+    Active => "Nothing.",
+    /// spec.scaling.paused is set: the number of workers is held.
+    Paused => "Set spec.scaling.paused to false to go on.",
+    /// spec.replicas is set: the number of workers is fixed by hand.
+    ManualReplicas => "Remove spec.replicas to go on.",
+    /// The length of the queues isn't known: the number of workers is held.
+    BacklogUnknown => "See the condition BrokerReachable.",
+    /// A ready worker doesn't report what it runs: workers are added, but none is taken away.
+    WorkersSilent => "Workers must send Celery events (`worker-heartbeat`) on this broker; soloist-worker does.",
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.as_str())
+    }
+}
+
+/// The page `docs/reasons.md`.
+pub fn documentation() -> String {
+    let mut page = String::from(
+        "# Reasons\n\n\
+         What a condition of a TaskQueue (`kubectl describe taskqueue`) or an event gives as its reason, and what to do about it.\n\
+         The list is complete: it is generated from `operator/src/plan/reason.rs`.\n\n\
+         | reason | meaning | what to do |\n|---|---|---|\n",
+    );
+    for reason in Reason::ALL {
+        page.push_str(&format!("| `{reason}` | {} | {} |\n", reason.meaning().trim(), reason.remedy()));
+    }
+    page
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn documentation_lists_every_reason() {
+        let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reasons.md");
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            std::fs::write(page, documentation()).unwrap();
+        }
+        let committed = std::fs::read_to_string(page).expect("docs/reasons.md is in the repository");
+        assert!(
+            committed == documentation(),
+            "docs/reasons.md is out of date: \
+             run `UPDATE_DOCS=1 cargo test -p soloist-operator documentation_lists_every_reason`"
+        );
+    }
+}
