@@ -295,7 +295,7 @@ fn some_namespaces_get_the_same_rules_without_anything_cluster_wide() {
 fn every_pod_passes_the_restricted_standard() {
     let objects = defaults();
     let pods = pod_specs(&objects);
-    assert!(!pods.is_empty());
+    assert!(pods.len() > 1, "the operator's and the tests'");
     for pod in pods {
         assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
         assert_eq!(pod["securityContext"]["runAsUser"], 65532);
