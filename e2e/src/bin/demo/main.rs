@@ -1,4 +1,197 @@
-//! tmp
+//! `cargo demo`: Soloist doing what it is for, from nothing, on a real cluster.
+//!
+//! ```text
+//! start ── helm install, kubectl apply ── Celery posts ── queues drain ── Celery fetches ── scale to zero ── picture
+//! ```
+
+mod live;
+mod load;
 mod plot;
 mod series;
-fn main() {}
+mod stage;
+mod watch;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Parser;
+use e2e::{paths, progress::Progress, testing};
+use serde_json::json;
+
+use crate::live::{Live, READY, REPLICAS, RUNNING, by_queue};
+use crate::load::Load;
+use crate::plot::Curve;
+use crate::series::Prometheus;
+use crate::stage::Stage;
+use crate::watch::Watch;
+
+/// Shows Soloist at work: installs it on a real Kubernetes cluster, lets real Celery post Fibonacci tasks to three
+/// queues, shows the workers come and go, and checks every result.
+///
+/// The last line printed is JSON. The exit code is 0 only if every result was right and both scale-out and scale-in
+/// were seen.
+#[derive(Parser)]
+#[command(name = "cargo demo", bin_name = "cargo demo", version)]
+struct Arguments {
+    /// How many tasks to post
+    #[arg(long, default_value_t = 3000, value_parser = clap::value_parser!(u32).range(30..=10_000_000))]
+    tasks: u32,
+    /// How many threads post them
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=64))]
+    threads: u32,
+    /// Leave everything running at the end
+    #[arg(long)]
+    keep: bool,
+    #[command(flatten)]
+    elsewhere: stage::Elsewhere,
+    /// Where to write the picture
+    #[arg(long, default_value = "target/demo/scale-out.svg")]
+    picture: PathBuf,
+}
+
+/// The TaskQueues of the demo and the queues they consume.
+const QUEUES: [&str; 3] = ["red", "green", "blue"];
+
+fn main() -> Result<ExitCode> {
+    let arguments = Arguments::parse();
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(run(arguments))
+}
+
+async fn run(arguments: Arguments) -> Result<ExitCode> {
+    let progress = Progress::new();
+    let stage = tokio::select! {
+        stage = Stage::set(&progress, &arguments.elsewhere) => stage?,
+        _ = tokio::signal::ctrl_c() => bail!("interrupted"),
+    };
+    let played = tokio::select! {
+        played = stage.run({
+            let (stage, progress) = (stage.clone(), progress.clone());
+            move || play(stage, progress, arguments.tasks, arguments.threads, arguments.picture)
+        }) => played,
+        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+    };
+    if arguments.keep {
+        progress.say(stage.how_to_look());
+    } else {
+        stage.clear(&progress).await?;
+    }
+    println!("{}", played?);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Everything between an empty cluster and the last line.
+async fn play(
+    stage: Stage,
+    progress: Progress,
+    tasks: u32,
+    threads: u32,
+    picture: PathBuf,
+) -> Result<serde_json::Value> {
+    let outcome = perform(&stage, &progress, tasks, threads, &picture).await;
+    if outcome.is_err() {
+        testing::dump_state(stage::NAMESPACE).await;
+    }
+    outcome
+}
+
+async fn perform(
+    stage: &Stage,
+    progress: &Progress,
+    tasks: u32,
+    threads: u32,
+    picture: &std::path::Path,
+) -> Result<serde_json::Value> {
+    stage.install(progress).await?;
+    let load = Load::new(stage, tasks, threads)?;
+    let prometheus = Prometheus::new(&stage.prometheus_url);
+    let watch = Watch::start(stage.client().await?);
+    let started = Instant::now();
+    let start = unix_now();
+
+    let mut live = Live::start(progress.clone(), Prometheus::new(&stage.prometheus_url), started);
+
+    // A task takes tens of milliseconds at most; the rest is room for a busy machine.
+    let patience = Duration::from_secs(180) + Duration::from_millis(60) * tasks;
+    progress.say(format!("Celery posts {tasks} tasks from {threads} threads"));
+    let published = load.publish(patience).await?;
+    ensure!(published.published == tasks, "only {} of {tasks} tasks were published", published.published);
+    let per_queue: Vec<_> =
+        published.queues.iter().map(|(queue, count)| format!("{queue} {count}")).collect();
+    progress.say(format!("posted in {:.1} s: {}", published.last - published.first, per_queue.join(", ")));
+    live.until("the queues to drain", patience, |quiet| quiet.drained).await?;
+    let drained = started.elapsed();
+
+    let step = progress.step("fetch every result by its id");
+    let fetched = load.fetch(patience).await?;
+    step.done(format!("{} of {tasks} correct", fetched.correct));
+    ensure!(
+        fetched.correct == tasks,
+        "{} results were wrong and {} missing, of {tasks}",
+        fetched.wrong,
+        fetched.missing
+    );
+
+    progress.say("waiting for the scale to zero");
+    live.until("the workers to go to zero", Duration::from_secs(180), |quiet| quiet.at_rest).await?;
+    let end = unix_now();
+
+    let curves = draw(&prometheus, start, end, picture).await?;
+    println!("\n{curves}");
+    progress.say(format!("picture: {}", picture.display()));
+
+    let peaks = peak_replicas(&prometheus, start, end).await?;
+    for queue in QUEUES {
+        let peak = peaks.get(queue).copied().unwrap_or_default();
+        ensure!(peak >= 2, "no scale-out was seen in Prometheus for {queue}: at most {peak} workers");
+    }
+    let burst_to_patch = watch.first_scale_out(&QUEUES, published.first)?;
+    Ok(json!({
+        "demo": "ok",
+        "tasks": tasks,
+        "correct": fetched.correct,
+        "peak_replicas": peaks,
+        "seconds": rounded(drained.as_secs_f64()),
+        "burst_to_patch_seconds": rounded(burst_to_patch),
+    }))
+}
+
+async fn draw(prometheus: &Prometheus, start: f64, end: f64, picture: &std::path::Path) -> Result<String> {
+    let backlog = prometheus.range(&format!("max by (taskqueue) ({READY} + {RUNNING})"), start, end).await?;
+    let replicas = prometheus.range(&by_queue(REPLICAS), start, end).await?;
+    let curves = |series: BTreeMap<String, series::Series>| -> Vec<Curve> {
+        series.into_iter().map(|(queue, samples)| Curve { queue, samples }).collect()
+    };
+    let (backlog, replicas) = (curves(backlog), curves(replicas));
+    let picture = paths::repository().join(picture);
+    if let Some(folder) = picture.parent() {
+        std::fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
+    }
+    plot::draw(&picture, &backlog, &replicas)?;
+
+    let mut text = String::new();
+    for (what, unit, curves) in [("backlog", "messages", &backlog), ("workers", "pods", &replicas)] {
+        for curve in curves {
+            let peak = curve.samples.iter().map(|s| s.1).fold(0.0, f64::max);
+            let line = plot::sparkline(&curve.samples, 60);
+            text.push_str(&format!("{what} {:>5} ▕{line}▏ {peak:.0} {unit} at most\n", curve.queue));
+        }
+    }
+    Ok(text)
+}
+
+async fn peak_replicas(prometheus: &Prometheus, start: f64, end: f64) -> Result<BTreeMap<String, u64>> {
+    let replicas = prometheus.range(&by_queue(REPLICAS), start, end).await?;
+    let peak = |samples: series::Series| samples.iter().map(|s| s.1).fold(0.0, f64::max) as u64;
+    Ok(replicas.into_iter().map(|(queue, samples)| (queue, peak(samples))).collect())
+}
+
+fn unix_now() -> f64 {
+    jiff::Timestamp::now().as_millisecond() as f64 / 1000.0
+}
+
+fn rounded(seconds: f64) -> f64 {
+    (seconds * 100.0).round() / 100.0
+}

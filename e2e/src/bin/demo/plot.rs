@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::Context;
+use anyhow::{Context, Result};
 use plotters::prelude::*;
 
 use crate::series::Series;
@@ -17,7 +17,7 @@ const SIZE: (u32, u32) = (900, 560);
 const TEXT: RGBColor = RGBColor(70, 70, 80);
 
 /// Writes an SVG with the backlog above and the replicas below, on one time axis in seconds.
-pub(crate) fn draw(path: &Path, backlog: &[Curve], replicas: &[Curve]) -> anyhow::Result<()> {
+pub(crate) fn draw(path: &Path, backlog: &[Curve], replicas: &[Curve]) -> Result<()> {
     let area = SVGBackend::new(path, SIZE).into_drawing_area();
     area.fill(&WHITE)?;
     let (upper, lower) = area.split_vertically(SIZE.1 / 2);
@@ -30,7 +30,7 @@ fn panel(
     area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>,
     title: &str,
     curves: &[Curve],
-) -> anyhow::Result<()> {
+) -> Result<()> {
     let seconds = curves.iter().flat_map(|c| c.samples.last()).map(|s| s.0).fold(1.0, f64::max);
     let top = curves.iter().flat_map(|c| &c.samples).map(|s| s.1).fold(1.0, f64::max) * 1.08;
     let mut chart = ChartBuilder::on(area)

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, Result, ensure};
+use e2e::http;
 use serde::Deserialize;
 
 /// Samples in order of time: (seconds since the start of the range, value).
@@ -10,7 +11,6 @@ pub(crate) type Series = Vec<(f64, f64)>;
 
 /// A Prometheus server.
 pub(crate) struct Prometheus {
-    client: reqwest::Client,
     url: String,
 }
 
@@ -41,25 +41,20 @@ struct Sample(f64, String);
 
 impl Prometheus {
     pub(crate) fn new(url: &str) -> Self {
-        Self { client: reqwest::Client::new(), url: url.trim_end_matches('/').to_owned() }
+        Self { url: url.trim_end_matches('/').to_owned() }
     }
 
     /// The present value of `query` for each TaskQueue. A TaskQueue without a sample is absent, not zero.
-    pub(crate) async fn now(&self, query: &str) -> anyhow::Result<BTreeMap<String, f64>> {
+    pub(crate) async fn now(&self, query: &str) -> Result<BTreeMap<String, f64>> {
         let entries = self.get("query", &[("query", query.to_owned())]).await?;
         entries
             .into_iter()
-            .filter_map(|e| e.value.as_ref().map(|v| Ok((name(&e), number(v)?))))
+            .filter_map(|entry| Some(number(entry.value.as_ref()?).map(|value| (name(&entry), value))))
             .collect()
     }
 
     /// `query` from `start` to `end` (Unix seconds), one sample a second, for each TaskQueue.
-    pub(crate) async fn range(
-        &self,
-        query: &str,
-        start: f64,
-        end: f64,
-    ) -> anyhow::Result<BTreeMap<String, Series>> {
+    pub(crate) async fn range(&self, query: &str, start: f64, end: f64) -> Result<BTreeMap<String, Series>> {
         let parameters = [
             ("query", query.to_owned()),
             ("start", start.to_string()),
@@ -70,17 +65,17 @@ impl Prometheus {
         entries
             .into_iter()
             .map(|e| {
-                let samples: anyhow::Result<Series> =
+                let samples: Result<Series> =
                     e.values.iter().map(|s| Ok((s.0 - start, number(s)?))).collect();
                 Ok((name(&e), samples?))
             })
             .collect()
     }
 
-    async fn get(&self, path: &str, parameters: &[(&str, String)]) -> anyhow::Result<Vec<Entry>> {
-        let url = format!("{}/api/v1/{path}", self.url);
-        let response = self.client.get(&url).query(parameters).send().await.context("ask Prometheus")?;
-        let answer: Answer = response.json().await.context("read Prometheus' answer")?;
+    async fn get(&self, path: &str, parameters: &[(&str, String)]) -> Result<Vec<Entry>> {
+        let parameters = form_urlencoded::Serializer::new(String::new()).extend_pairs(parameters).finish();
+        let answer = http::get(&format!("{}/api/v1/{path}?{parameters}", self.url)).await?;
+        let answer: Answer = serde_json::from_str(&answer).context("read Prometheus' answer")?;
         ensure!(answer.status == "success", "Prometheus refused the query: {}", answer.error);
         Ok(answer.data.context("Prometheus sent no data")?.result)
     }
@@ -90,6 +85,6 @@ fn name(entry: &Entry) -> String {
     entry.metric.get("taskqueue").cloned().unwrap_or_default()
 }
 
-fn number(sample: &Sample) -> anyhow::Result<f64> {
+fn number(sample: &Sample) -> Result<f64> {
     sample.1.parse().with_context(|| format!("Prometheus sent {:?} for a number", sample.1))
 }
