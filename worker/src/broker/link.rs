@@ -1,0 +1,97 @@
+//! The connection that the worker publishes over: events, and answers to those who ask.
+//!
+//! It isn't the one that tasks come in on: RabbitMQ stops reading from connections that publish when it runs short of
+//! memory, and acknowledgements must not wait behind that.
+
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+
+use celery_client::{BrokerAddress, connect};
+use futures_util::StreamExt;
+use lapin::{Channel, Event};
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use super::{BrokerError, answer};
+use crate::backoff::{self, Backoff};
+
+/// What is to be done on each new connection before it is used.
+pub(crate) type Prepare =
+    dyn Fn(Channel) -> Pin<Box<dyn Future<Output = Result<(), BrokerError>> + Send>> + Send + Sync;
+
+/// A channel that is there most of the time.
+#[derive(Clone, Debug)]
+pub(crate) struct Link {
+    channel: watch::Receiver<Option<Channel>>,
+}
+
+impl Link {
+    /// Connects, and reconnects as often as needed, for as long as the link is held by anyone.
+    pub(crate) fn keep(address: BrokerAddress, name: String, prepare: Arc<Prepare>) -> Self {
+        let (sender, channel) = watch::channel(None);
+        tokio::spawn(async move {
+            let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(15));
+            while !sender.is_closed() {
+                match hold(&address, &name, &prepare, &sender, &mut backoff).await {
+                    Ok(()) => return,
+                    Err(error) => {
+                        sender.send_replace(None);
+                        let wait = backoff.next(backoff::random());
+                        warn!(error = %error.describe(), retry_in = ?wait, connection = name, "publishing is interrupted");
+                        tokio::time::sleep(wait).await;
+                    }
+                }
+            }
+        });
+        Self { channel }
+    }
+
+    /// Waits for the channel, for as long as it takes.
+    pub(crate) async fn ready(&self) -> Channel {
+        let mut channel = self.channel.clone();
+        let is_up =
+            |channel: &Option<Channel>| channel.as_ref().is_some_and(|channel| channel.status().connected());
+        match channel.wait_for(is_up).await.ok().and_then(|channel| channel.clone()) {
+            Some(channel) => channel,
+            // The task that connects lives as long as the runtime: only shutting down ends it.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// The channel, if there is one right now.
+    pub(crate) fn channel(&self) -> Option<Channel> {
+        self.channel.borrow().clone().filter(|channel| channel.status().connected())
+    }
+}
+
+/// Connects and serves one connection until it fails, or nobody needs it any more.
+async fn hold(
+    address: &BrokerAddress,
+    name: &str,
+    prepare: &Arc<Prepare>,
+    sender: &watch::Sender<Option<Channel>>,
+    backoff: &mut Backoff,
+) -> Result<(), BrokerError> {
+    let connection = connect(address, name).await?;
+    let mut events = connection.events_listener();
+    let channel = answer("open a channel", connection.create_channel()).await?;
+    prepare(channel.clone()).await?;
+    sender.send_replace(Some(channel.clone()));
+    backoff.reset();
+    info!(connection = name, "publishing");
+    loop {
+        tokio::select! {
+            () = sender.closed() => {
+                return answer("close the connection", connection.close(200, "done".into())).await;
+            }
+            event = events.next() => match event {
+                Some(Event::Error(source)) if !channel.status().connected() => {
+                    return Err(BrokerError::Refused { doing: "publish", source });
+                }
+                Some(Event::ConnectionBlocked(reason)) => warn!(reason, "the broker takes no messages for now"),
+                Some(Event::ConnectionUnblocked) => info!("the broker takes messages again"),
+                Some(_) => {}
+                None => return Err(BrokerError::Closed),
+            },
+        }
+    }
+}

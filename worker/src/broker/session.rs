@@ -1,0 +1,240 @@
+//! One connection that tasks come in on: consumers, deliveries, acknowledgements.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use celery_client::{BrokerAddress, amqp::short, connect, queue};
+use futures_util::{StreamExt, future::join_all};
+use lapin::{
+    Channel, Connection, Consumer,
+    message::Delivery,
+    options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions},
+    types::FieldTable,
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
+use tracing::{info, warn};
+
+use super::{ANSWER_TIMEOUT, BrokerError, answer, bounded};
+use crate::{
+    backoff::{self, Backoff},
+    health::Health,
+};
+
+/// Messages that a consumer may have unacknowledged: the one that is being worked on.
+const PREFETCH: u16 = 1;
+
+/// What a session needs to know.
+#[derive(Clone, Debug)]
+pub(crate) struct SessionOptions {
+    pub(crate) address: BrokerAddress,
+    /// Name of the connection on the broker.
+    pub(crate) name: String,
+    /// Whether a queue that does not exist is made, as Celery would make it.
+    pub(crate) create_missing_queues: bool,
+}
+
+/// What comes in on a session.
+#[derive(Debug)]
+pub(crate) enum Incoming {
+    /// A message.
+    Delivery(Box<Delivery>),
+    /// The connection or its channel has failed: nothing follows, and what isn't acknowledged is delivered again.
+    Lost(String),
+}
+
+/// An open connection and its consumers. Dropping it closes both; the broker takes back what isn't acknowledged.
+#[derive(Debug)]
+pub(crate) struct Session {
+    connection: Arc<Connection>,
+    channel: Channel,
+    options: SessionOptions,
+    health: Arc<Health>,
+    feeds: BTreeMap<String, FeedHandle>,
+    sender: mpsc::UnboundedSender<Incoming>,
+    incoming: mpsc::UnboundedReceiver<Incoming>,
+}
+
+#[derive(Debug)]
+struct FeedHandle {
+    stop: oneshot::Sender<()>,
+    feed: JoinHandle<()>,
+}
+
+impl Session {
+    /// Connects. Nothing is consumed yet.
+    pub(crate) async fn open(options: SessionOptions, health: Arc<Health>) -> Result<Self, BrokerError> {
+        let connection = connect(&options.address, &options.name).await?;
+        let channel = answer("open a channel", connection.create_channel()).await?;
+        // Per consumer: quorum queues know no other kind of limit, and RabbitMQ 4.3 denies the other for all.
+        answer("limit the prefetch", channel.basic_qos(PREFETCH, BasicQosOptions { global: false })).await?;
+        let (sender, incoming) = mpsc::unbounded_channel();
+        let connection = Arc::new(connection);
+        Ok(Self { connection, channel, options, health, feeds: BTreeMap::new(), sender, incoming })
+    }
+
+    /// Consumes from `queue`, from now on or as soon as it exists.
+    pub(crate) fn consume(&mut self, queue: &str) {
+        if self.feeds.contains_key(queue) {
+            return;
+        }
+        let (stop, stopped) = oneshot::channel();
+        let feed = Feed {
+            queue: queue.to_owned(),
+            tag: format!("soloist-{}", uuid::Uuid::new_v4().simple()),
+            connection: Arc::clone(&self.connection),
+            channel: self.channel.clone(),
+            create_missing: self.options.create_missing_queues,
+            health: Arc::clone(&self.health),
+            sender: self.sender.clone(),
+        };
+        let feed = tokio::spawn(feed.run(stopped));
+        self.feeds.insert(queue.to_owned(), FeedHandle { stop, feed });
+    }
+
+    /// Stops consuming from every queue. What the broker had sent already comes out of [`Session::next`] afterwards.
+    pub(crate) async fn cancel_all(&mut self) {
+        let feeds = std::mem::take(&mut self.feeds);
+        join_all(feeds.into_values().map(|FeedHandle { stop, feed }| async move {
+            // A feed that has ended by itself needs no telling.
+            let _ = stop.send(());
+            if timeout(2 * ANSWER_TIMEOUT, feed).await.is_err() {
+                warn!("a consumer did not end in time");
+            }
+        }))
+        .await;
+    }
+
+    /// The next thing to come in.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub(crate) async fn next(&mut self) -> Incoming {
+        // The session holds a sender itself, so the channel is never closed.
+        match self.incoming.recv().await {
+            Some(incoming) => incoming,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// What has come in already.
+    pub(crate) fn try_next(&mut self) -> Option<Incoming> {
+        self.incoming.try_recv().ok()
+    }
+
+    /// Closes the connection, after everything sent before has reached the broker.
+    pub(crate) async fn close(self) {
+        if let Err(error) = answer("close the connection", self.connection.close(200, "done".into())).await {
+            warn!(error = %error.describe(), "the connection did not close in good order");
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        for handle in self.feeds.values() {
+            handle.feed.abort();
+        }
+    }
+}
+
+/// Brings one queue's messages into the session.
+struct Feed {
+    queue: String,
+    tag: String,
+    connection: Arc<Connection>,
+    channel: Channel,
+    create_missing: bool,
+    health: Arc<Health>,
+    sender: mpsc::UnboundedSender<Incoming>,
+}
+
+impl Feed {
+    async fn run(self, mut stopped: oneshot::Receiver<()>) {
+        let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
+        loop {
+            let consumer = tokio::select! {
+                biased;
+                _ = &mut stopped => return,
+                consumer = self.start() => consumer,
+            };
+            let problem = match consumer {
+                Ok(consumer) => {
+                    info!(queue = self.queue, "consuming");
+                    self.health.queue(&self.queue, None);
+                    backoff.reset();
+                    match self.forward(consumer, &mut stopped).await {
+                        Ended::Stopped => return,
+                        Ended::Failed(error) => error.describe(),
+                        Ended::Cancelled => {
+                            format!("the broker stopped the consumer of queue `{}`", self.queue)
+                        }
+                    }
+                }
+                Err(error) => error.describe(),
+            };
+            self.health.queue(&self.queue, Some(problem.clone()));
+            if !self.channel.status().connected() {
+                // Nobody is there to hear it if the session is gone.
+                let _ = self.sender.send(Incoming::Lost(problem));
+                return;
+            }
+            let wait = backoff.next(backoff::random());
+            warn!(queue = self.queue, problem, retry_in = ?wait, "not consuming");
+            tokio::select! {
+                _ = &mut stopped => return,
+                () = sleep(wait) => {}
+            }
+        }
+    }
+
+    /// Makes sure that the queue is there and consumes from it.
+    async fn start(&self) -> Result<Consumer, BrokerError> {
+        if self.create_missing {
+            bounded("declare the queue", queue::declare_default(&self.connection, &self.queue)).await?;
+        } else {
+            bounded("look for the queue", queue::inspect(&self.connection, &self.queue)).await?;
+        }
+        let (queue, tag) = (short(&self.queue), short(&self.tag));
+        let options = BasicConsumeOptions::default();
+        answer("consume", self.channel.basic_consume(queue, tag, options, FieldTable::default())).await
+    }
+
+    async fn forward(&self, mut consumer: Consumer, stopped: &mut oneshot::Receiver<()>) -> Ended {
+        loop {
+            tokio::select! {
+                biased;
+                _ = &mut *stopped => break,
+                next = consumer.next() => match next {
+                    Some(Ok(delivery)) => self.deliver(delivery),
+                    Some(Err(source)) => return Ended::Failed(BrokerError::Refused { doing: "consume", source }),
+                    None => return Ended::Cancelled,
+                },
+            }
+        }
+        let cancel = self.channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
+        if let Err(error) = answer("cancel the consumer", cancel).await {
+            warn!(queue = self.queue, error = %error.describe(), "can't stop consuming in good order");
+            return Ended::Stopped;
+        }
+        // The broker may have sent more before it heard of it; the stream ends after that.
+        while let Ok(Some(Ok(delivery))) = timeout(ANSWER_TIMEOUT, consumer.next()).await {
+            self.deliver(delivery);
+        }
+        Ended::Stopped
+    }
+
+    fn deliver(&self, delivery: Delivery) {
+        // If the session is gone, so is its channel: the broker takes the message back.
+        let _ = self.sender.send(Incoming::Delivery(Box::new(delivery)));
+    }
+}
+
+/// Why a consumer has ended.
+enum Ended {
+    Stopped,
+    Cancelled,
+    Failed(BrokerError),
+}

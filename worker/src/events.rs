@@ -1,0 +1,222 @@
+//! Telling monitors what this worker does: Celery's events.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use celery_client::amqp;
+use celery_protocol::{
+    Map, Message, Properties, content,
+    event::{self, Event, EventKind, WorkerState},
+};
+use jiff::Timestamp;
+use lapin::{Channel, options::BasicPublishOptions};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep_until, timeout},
+};
+use tracing::debug;
+
+use crate::{
+    broker::Link,
+    heartbeat::{INTERVAL, Throttle},
+    metrics::Metrics,
+};
+
+/// Events that may wait for the broker. Beyond it new ones are dropped: monitors can live without them, tasks can't
+/// live without memory.
+const WAITING_MAX: usize = 4096;
+
+/// Longest wait for the broker to take an event.
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Name of this software, as workers give it in their events.
+const SOFTWARE: &str = "soloist";
+
+/// Celery's logical clock: it counts what this process says, and jumps to what it hears.
+#[derive(Debug, Default)]
+pub(crate) struct Clock(AtomicU64);
+
+impl Clock {
+    /// The time of the next thing said.
+    pub(crate) fn forward(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::Relaxed) + 1
+    }
+}
+
+/// What the worker is doing, as heartbeats tell it.
+#[derive(Debug)]
+pub(crate) struct Activity {
+    active: watch::Sender<u32>,
+    processed: AtomicU64,
+}
+
+impl Activity {
+    pub(crate) fn new() -> Self {
+        Self { active: watch::Sender::new(0), processed: AtomicU64::new(0) }
+    }
+
+    /// A task has begun.
+    pub(crate) fn begin(&self) {
+        self.processed.fetch_add(1, Ordering::Relaxed);
+        self.active.send_modify(|active| *active += 1);
+    }
+
+    /// A task has ended.
+    pub(crate) fn end(&self) {
+        self.active.send_modify(|active| *active = active.saturating_sub(1));
+    }
+
+    fn state(&self) -> WorkerState {
+        WorkerState {
+            freq: INTERVAL.as_secs_f64(),
+            active: *self.active.borrow(),
+            processed: self.processed.load(Ordering::Relaxed),
+            loadavg: load_average(),
+            sw_ident: SOFTWARE.to_owned(),
+            sw_ver: crate::VERSION.to_owned(),
+            sw_sys: "Linux".to_owned(),
+        }
+    }
+}
+
+/// The machine's load averages, or zeros where there is no `/proc`.
+fn load_average() -> [f64; 3] {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let mut averages = text.split(' ').map(|average| average.parse().unwrap_or(0.0));
+    std::array::from_fn(|_| averages.next().unwrap_or(0.0))
+}
+
+/// Sends events. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Events {
+    node: Arc<str>,
+    clock: Arc<Clock>,
+    metrics: Arc<Metrics>,
+    queue: mpsc::Sender<Event>,
+}
+
+/// The end of [`Events`] that talks to the broker.
+#[derive(Debug)]
+pub(crate) struct Publisher {
+    queue: mpsc::Receiver<Event>,
+    link: Link,
+    metrics: Arc<Metrics>,
+}
+
+impl Events {
+    /// Events of the worker called `node`, sent over `link` by [`Publisher::run`].
+    pub(crate) fn new(
+        node: Arc<str>,
+        clock: Arc<Clock>,
+        metrics: Arc<Metrics>,
+        link: Link,
+    ) -> (Self, Publisher) {
+        let (sender, queue) = mpsc::channel(WAITING_MAX);
+        let publisher = Publisher { queue, link, metrics: Arc::clone(&metrics) };
+        (Self { node, clock, metrics, queue: sender }, publisher)
+    }
+
+    /// Sends one event, without waiting. It is lost if the broker takes none for long.
+    pub(crate) fn emit(&self, kind: EventKind) {
+        let event = Event {
+            hostname: self.node.to_string(),
+            utcoffset: 0.0,
+            pid: std::process::id().into(),
+            clock: self.clock.forward(),
+            timestamp: now_seconds(),
+            kind,
+        };
+        if self.queue.try_send(event).is_err() {
+            self.metrics.events_dropped.inc();
+        }
+    }
+
+    /// Announces the worker and then says for ever that it is alive: every two seconds, and when it gets busy or idle.
+    pub(crate) async fn keep_alive(self, activity: Arc<Activity>) {
+        let mut changes = activity.active.subscribe();
+        self.emit(EventKind::WorkerOnline(activity.state()));
+        loop {
+            let state = activity.state();
+            let throttle = Throttle::sent(Instant::now(), state.active);
+            self.emit(EventKind::WorkerHeartbeat(state));
+            loop {
+                let active = *changes.borrow_and_update();
+                let due = throttle.due(active);
+                if Instant::now() >= due {
+                    break;
+                }
+                if active == throttle.active() {
+                    tokio::select! {
+                        () = sleep_until(due) => {}
+                        changed = changes.changed() => if changed.is_err() { return },
+                    }
+                } else {
+                    // Whatever changes until then is told together.
+                    sleep_until(due).await;
+                }
+            }
+        }
+    }
+
+    /// Says that the worker leaves.
+    pub(crate) fn offline(&self, activity: &Activity) {
+        self.emit(EventKind::WorkerOffline(activity.state()));
+    }
+}
+
+impl Publisher {
+    /// Publishes events until the last [`Events`] is gone and all are sent.
+    pub(crate) async fn run(mut self) {
+        while let Some(event) = self.queue.recv().await {
+            let channel = self.link.ready().await;
+            // After an interruption a fresh heartbeat says more than all that were missed.
+            let is_stale = matches!(event.kind, EventKind::WorkerHeartbeat(_))
+                && now_seconds() - event.timestamp > INTERVAL.as_secs_f64();
+            if is_stale || !publish(&channel, &event).await {
+                self.metrics.events_dropped.inc();
+            }
+        }
+    }
+}
+
+async fn publish(channel: &Channel, event: &Event) -> bool {
+    let message = Message {
+        headers: Map::from_iter([("hostname".to_owned(), event.hostname.as_str().into())]),
+        properties: Properties {
+            content_type: Some(content::JSON.to_owned()),
+            content_encoding: Some(content::UTF_8.to_owned()),
+            delivery_mode: Some(1),
+            priority: Some(0),
+            ..Properties::default()
+        },
+        body: event.encode(),
+    };
+    let sent = channel.basic_publish(
+        amqp::short(event::EXCHANGE),
+        amqp::short(&event.kind.routing_key()),
+        BasicPublishOptions::default(),
+        &message.body,
+        amqp::basic_properties(&message),
+    );
+    // Not confirmed: an event that is lost is followed by others.
+    match timeout(PUBLISH_TIMEOUT, sent).await {
+        Ok(Ok(_confirm)) => true,
+        Ok(Err(error)) => {
+            debug!(%error, event = event.kind.name(), "event not sent");
+            false
+        }
+        Err(_) => false,
+    }
+}
+
+fn now_seconds() -> f64 {
+    // Microseconds since 1970 stay far below 2^53.
+    #[expect(clippy::cast_precision_loss, reason = "exact for the next 285 years")]
+    let microseconds = Timestamp::now().as_microsecond() as f64;
+    microseconds / 1e6
+}

@@ -1,0 +1,372 @@
+//! The decisions about a message: whether to run it, and what becomes of it afterwards.
+//!
+//! Nothing here waits, sends or reads a clock; [`crate::work`] carries the decisions out.
+
+use std::sync::Arc;
+
+use celery_protocol::{
+    Exception, Request, TaskMeta,
+    event::{EventKind, TaskReceived},
+    repr,
+    request::DecodeError,
+};
+use jiff::Timestamp;
+use serde_json::value::RawValue;
+
+use crate::{
+    metrics::Counted,
+    task::{Registry, Task, TaskError, TaskResult},
+};
+
+/// A message that will be run.
+#[derive(Debug)]
+pub(crate) struct Admitted {
+    pub(crate) request: Request,
+    pub(crate) task: Arc<Task>,
+}
+
+/// What becomes of a message: first the result is stored, then the broker is told, then monitors are.
+#[derive(Debug)]
+pub(crate) struct Settlement {
+    /// Id of the call, if it could be read.
+    pub(crate) id: Option<String>,
+    /// Name of the task, if it could be read.
+    pub(crate) task: String,
+    /// Result to store, if any.
+    pub(crate) store: Option<TaskMeta>,
+    /// What the broker is told.
+    pub(crate) disposition: Disposition,
+    /// What monitors are told.
+    pub(crate) event: Option<EventKind>,
+    /// What the metrics count, and for which task.
+    pub(crate) counted: Counted,
+    /// What the log says.
+    pub(crate) report: Report,
+}
+
+/// What the broker is told about a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Disposition {
+    /// Done with.
+    Ack,
+    /// Can't be run: dropped, or dead-lettered where the queue says so.
+    Reject,
+}
+
+/// What the log says about a message.
+#[derive(Debug)]
+pub(crate) enum Report {
+    Succeeded { result: String },
+    Failed { exception: String, traceback: Option<String> },
+    Expired,
+    Unregistered,
+    Malformed { category: &'static str, problem: String },
+}
+
+/// Decides whether a decoded message can be run at `now`, and if not, what becomes of it.
+pub(crate) fn admit(
+    decoded: Result<Request, DecodeError>,
+    registry: &Registry,
+    now: Timestamp,
+) -> Result<Admitted, Box<Settlement>> {
+    let request = decoded.map_err(|error| Box::new(refuse_malformed(error, now)))?;
+    let Some(task) = registry.get(&request.task).cloned() else {
+        return Err(Box::new(refuse_unregistered(&request, now)));
+    };
+    if request.is_expired(now) {
+        return Err(Box::new(drop_expired(&request, &task, now)));
+    }
+    Ok(Admitted { request, task })
+}
+
+/// What becomes of a message whose task has ended at `now`, after `runtime` seconds.
+pub(crate) fn settle(
+    Admitted { request, task }: &Admitted,
+    result: TaskResult,
+    runtime: f64,
+    now: Timestamp,
+) -> Settlement {
+    match result {
+        Ok(value) => succeed(request, task, value, runtime, now),
+        Err(error) => fail(request, task, &error, now),
+    }
+}
+
+/// What monitors are told when a message has arrived.
+pub(crate) fn received(request: &Request) -> EventKind {
+    EventKind::TaskReceived(TaskReceived {
+        uuid: request.id.clone(),
+        name: Some(request.display_name().to_owned()),
+        args: Some(request.args_repr()),
+        kwargs: Some(request.kwargs_repr()),
+        root_id: Some(request.root().to_owned()),
+        parent_id: request.parent_id.clone(),
+        retries: request.retries,
+        eta: request.eta.map(celery_protocol::date::format),
+        expires: request.expires.map(celery_protocol::date::format),
+    })
+}
+
+fn succeed(request: &Request, task: &Task, value: Box<RawValue>, runtime: f64, now: Timestamp) -> Settlement {
+    let result = serde_json::from_str(value.get())
+        .map_or_else(|_| value.get().to_owned(), |value| repr::value(&value));
+    Settlement {
+        id: Some(request.id.clone()),
+        task: request.task.clone(),
+        store: is_stored(request, task).then(|| of(request, TaskMeta::success(&request.id, value, now))),
+        disposition: Disposition::Ack,
+        event: Some(EventKind::TaskSucceeded { uuid: request.id.clone(), result: result.clone(), runtime }),
+        counted: Counted::Succeeded,
+        report: Report::Succeeded { result },
+    }
+}
+
+fn fail(request: &Request, task: &Task, error: &TaskError, now: Timestamp) -> Settlement {
+    let traceback = error.traceback().map(str::to_owned);
+    let meta = || TaskMeta::failure(&request.id, error.exception(), traceback.clone(), now);
+    Settlement {
+        id: Some(request.id.clone()),
+        task: request.task.clone(),
+        store: is_stored(request, task).then(|| of(request, meta())),
+        disposition: Disposition::Ack,
+        event: Some(EventKind::TaskFailed {
+            uuid: request.id.clone(),
+            exception: error.exception().repr(),
+            traceback: traceback.clone(),
+        }),
+        counted: Counted::Failed,
+        report: Report::Failed { exception: error.to_string(), traceback },
+    }
+}
+
+fn drop_expired(request: &Request, task: &Task, now: Timestamp) -> Settlement {
+    Settlement {
+        id: Some(request.id.clone()),
+        task: request.task.clone(),
+        store: is_stored(request, task).then(|| of(request, TaskMeta::revoked(&request.id, "expired", now))),
+        disposition: Disposition::Ack,
+        event: Some(EventKind::TaskRevoked {
+            uuid: request.id.clone(),
+            terminated: false,
+            signum: None,
+            expired: true,
+        }),
+        counted: Counted::Revoked,
+        report: Report::Expired,
+    }
+}
+
+fn refuse_unregistered(request: &Request, now: Timestamp) -> Settlement {
+    let exception = Exception::not_registered(&request.task);
+    // Without the task there is no default for storing results: only the message can say not to.
+    let is_stored = request.ignore_result != Some(true);
+    Settlement {
+        id: Some(request.id.clone()),
+        task: request.task.clone(),
+        store: is_stored.then(|| of(request, TaskMeta::failure(&request.id, &exception, None, now))),
+        disposition: Disposition::Reject,
+        event: Some(failed(&request.id, &exception)),
+        counted: Counted::Rejected,
+        report: Report::Unregistered,
+    }
+}
+
+fn refuse_malformed(error: DecodeError, now: Timestamp) -> Settlement {
+    let exception = error.exception();
+    let id = error.task_id.as_deref();
+    Settlement {
+        id: error.task_id.clone(),
+        task: error.task.clone().unwrap_or_default(),
+        store: id.map(|id| TaskMeta::failure(id, &exception, None, now)),
+        disposition: Disposition::Reject,
+        event: id.map(|id| failed(id, &exception)),
+        counted: Counted::Rejected,
+        report: Report::Malformed { category: error.malformed.category(), problem: error.to_string() },
+    }
+}
+
+fn failed(id: &str, exception: &Exception) -> EventKind {
+    EventKind::TaskFailed { uuid: id.to_owned(), exception: exception.repr(), traceback: None }
+}
+
+/// As in Celery, either side may say that nobody wants the result.
+fn is_stored(request: &Request, task: &Task) -> bool {
+    !task.ignore_result && request.ignore_result != Some(true)
+}
+
+fn of(request: &Request, meta: TaskMeta) -> TaskMeta {
+    TaskMeta { group_id: request.group.clone(), parent_id: request.parent_id.clone(), ..meta }
+}
+
+#[cfg(test)]
+mod tests {
+    use celery_protocol::{Arguments, State, content::Limits, message::Properties};
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::constant(1_795_000_000, 0);
+
+    fn registry() -> Registry {
+        let mut registry = Registry::default();
+        registry.insert(Task::new("t.add", |x: i64, y: i64| x + y));
+        registry.insert(Task::new("t.quiet", || ()).ignore_result());
+        registry
+    }
+
+    fn request(task: &str) -> Request {
+        Request::new(task, "id1", Arguments::default())
+    }
+
+    fn admitted(request: Request) -> Admitted {
+        admit(Ok(request), &registry(), NOW).unwrap()
+    }
+
+    fn refused(request: Request) -> Settlement {
+        *admit(Ok(request), &registry(), NOW).unwrap_err()
+    }
+
+    fn decode(content_type: &str, body: &str) -> Settlement {
+        let headers = json!({"task": "t.add", "id": "id1"});
+        let properties = Properties { content_type: Some(content_type.into()), ..Properties::default() };
+        let decoded = Request::decode(
+            headers.as_object().unwrap().clone(),
+            &properties,
+            body.as_bytes(),
+            &Limits::default(),
+        );
+        *admit(decoded, &registry(), NOW).unwrap_err()
+    }
+
+    fn stored(settlement: &Settlement) -> Value {
+        serde_json::from_slice(&settlement.store.as_ref().unwrap().encode()).unwrap()
+    }
+
+    fn raw(value: Value) -> Box<RawValue> {
+        serde_json::value::to_raw_value(&value).unwrap()
+    }
+
+    #[test]
+    fn a_result_is_stored_acked_and_announced() {
+        let mut request = request("t.add");
+        request.group = Some("g".into());
+        request.parent_id = Some("p".into());
+        let settlement = settle(&admitted(request), Ok(raw(json!([1, "two"]))), 0.5, NOW);
+        assert_eq!(settlement.disposition, Disposition::Ack);
+        assert_eq!(settlement.counted, Counted::Succeeded);
+        let meta = stored(&settlement);
+        assert_eq!(meta["status"], "SUCCESS");
+        assert_eq!(meta["result"], json!([1, "two"]));
+        assert_eq!((&meta["group_id"], &meta["parent_id"]), (&json!("g"), &json!("p")));
+        assert_eq!(
+            settlement.event,
+            Some(EventKind::TaskSucceeded { uuid: "id1".into(), result: "[1, 'two']".into(), runtime: 0.5 })
+        );
+    }
+
+    #[test]
+    fn an_error_is_stored_as_pythons_exception() {
+        let error = TaskError::new("ValueError", "boom").with_traceback("there");
+        let settlement = settle(&admitted(request("t.add")), Err(error), 0.5, NOW);
+        assert_eq!(settlement.disposition, Disposition::Ack);
+        let meta = stored(&settlement);
+        assert_eq!(meta["status"], "FAILURE");
+        assert_eq!(
+            meta["result"],
+            json!({"exc_type": "ValueError", "exc_message": ["boom"], "exc_module": "builtins"})
+        );
+        assert_eq!(meta["traceback"], "there");
+        let Some(EventKind::TaskFailed { exception, .. }) = settlement.event else {
+            panic!("no task-failed")
+        };
+        assert_eq!(exception, "ValueError('boom')");
+    }
+
+    #[test]
+    fn nothing_is_stored_if_either_side_says_so() {
+        for (task, header, is_stored) in [
+            ("t.add", None, true),
+            ("t.add", Some(false), true),
+            ("t.add", Some(true), false),
+            ("t.quiet", None, false),
+            ("t.quiet", Some(false), false),
+        ] {
+            let request = Request { ignore_result: header, ..request(task) };
+            let success = settle(&admitted(request.clone()), Ok(raw(json!(1))), 0.5, NOW);
+            let failure = settle(&admitted(request), Err(TaskError::new("ValueError", "x")), 0.5, NOW);
+            assert_eq!(success.store.is_some(), is_stored, "{task} {header:?}");
+            assert_eq!(failure.store.is_some(), is_stored, "{task} {header:?}");
+        }
+    }
+
+    #[test]
+    fn an_expired_message_is_revoked_and_acked() {
+        let expired = Request { expires: Some(NOW - jiff::SignedDuration::from_secs(1)), ..request("t.add") };
+        let settlement = refused(expired);
+        assert_eq!(settlement.disposition, Disposition::Ack);
+        assert_eq!(settlement.store.as_ref().unwrap().status, State::Revoked);
+        assert_eq!(stored(&settlement)["result"]["exc_message"], json!(["expired"]));
+        assert!(matches!(
+            settlement.event,
+            Some(EventKind::TaskRevoked { expired: true, terminated: false, .. })
+        ));
+    }
+
+    #[test]
+    fn an_unknown_task_is_rejected_as_not_registered() {
+        let settlement = refused(request("t.nope"));
+        assert_eq!(settlement.disposition, Disposition::Reject);
+        assert_eq!(
+            stored(&settlement)["result"],
+            json!({"exc_type": "NotRegistered", "exc_message": ["t.nope"], "exc_module": "celery.exceptions"})
+        );
+        let Some(EventKind::TaskFailed { exception, .. }) = settlement.event else {
+            panic!("no task-failed")
+        };
+        assert_eq!(exception, "NotRegistered('t.nope')");
+    }
+
+    #[test]
+    fn input_that_cannot_be_decoded_is_rejected_with_the_reason_stored() {
+        for (content_type, body, exc_type, exc_module) in [
+            ("application/x-python-serialize", "\u{80}", "ContentDisallowed", "kombu.exceptions"),
+            ("application/json", "[[1", "DecodeError", "kombu.exceptions"),
+            ("application/json", "[[1], {}]", "InvalidTaskError", "celery.exceptions"),
+            ("application/json", "[[1], [], {}]", "InvalidTaskError", "celery.exceptions"),
+        ] {
+            let settlement = decode(content_type, body);
+            assert_eq!(settlement.disposition, Disposition::Reject);
+            assert_eq!(settlement.counted, Counted::Rejected);
+            let meta = stored(&settlement);
+            assert_eq!(meta["status"], "FAILURE");
+            assert_eq!(
+                (&meta["result"]["exc_type"], &meta["result"]["exc_module"]),
+                (&json!(exc_type), &json!(exc_module))
+            );
+        }
+    }
+
+    #[test]
+    fn a_message_without_id_is_rejected_and_stores_nothing() {
+        let decoded = Request::decode(
+            json!({"task": "t.add"}).as_object().unwrap().clone(),
+            &Properties { content_type: Some("application/json".into()), ..Properties::default() },
+            b"[[], {}, {}]",
+            &Limits::default(),
+        );
+        let settlement = *admit(decoded, &registry(), NOW).unwrap_err();
+        assert_eq!(settlement.disposition, Disposition::Reject);
+        assert!(settlement.store.is_none() && settlement.event.is_none());
+    }
+
+    #[test]
+    fn what_was_received_is_shown_as_python_shows_it() {
+        let arguments = Arguments::new(&(1, "a"), &json!({"k": null})).unwrap();
+        let request = Request { shadow: Some("shown".into()), ..Request::new("t.add", "id1", arguments) };
+        let EventKind::TaskReceived(event) = received(&request) else { panic!("no task-received") };
+        assert_eq!(event.name.as_deref(), Some("shown"));
+        assert_eq!(event.args.as_deref(), Some("(1, 'a')"));
+        assert_eq!(event.kwargs.as_deref(), Some("{'k': None}"));
+        assert_eq!(event.root_id.as_deref(), Some("id1"));
+    }
+}

@@ -1,0 +1,264 @@
+//! Why a task failed, in the shape Celery's clients know.
+
+use std::{any::Any, cell::RefCell, error::Error, fmt, panic};
+
+use celery_protocol::Exception;
+
+use serde_json::Value;
+
+/// Python module given for error types of Rust crates, before their own path. No Python module of that name can
+/// exist, so clients make an exception class of the same name instead of looking for one.
+const RUST_MODULE: &str = "rust";
+
+/// Exceptions that every Python client knows; errors of these names are raised as those classes.
+const PYTHON_BUILTINS: [&str; 40] = [
+    "ArithmeticError",
+    "AssertionError",
+    "AttributeError",
+    "BlockingIOError",
+    "BrokenPipeError",
+    "BufferError",
+    "ChildProcessError",
+    "ConnectionAbortedError",
+    "ConnectionError",
+    "ConnectionRefusedError",
+    "ConnectionResetError",
+    "EOFError",
+    "Exception",
+    "FileExistsError",
+    "FileNotFoundError",
+    "FloatingPointError",
+    "IndexError",
+    "InterruptedError",
+    "IsADirectoryError",
+    "KeyError",
+    "LookupError",
+    "MemoryError",
+    "NameError",
+    "NotADirectoryError",
+    "NotImplementedError",
+    "OSError",
+    "OverflowError",
+    "PermissionError",
+    "ProcessLookupError",
+    "RecursionError",
+    "ReferenceError",
+    "RuntimeError",
+    "StopIteration",
+    "SystemError",
+    "TimeoutError",
+    "TypeError",
+    "UnboundLocalError",
+    "ValueError",
+    "Warning",
+    "ZeroDivisionError",
+];
+
+/// Why a task failed: an exception type, the module it belongs to, and a message.
+///
+/// Every `std::error::Error` converts into one with `?`: its type's name becomes the exception type, its chain of
+/// causes the traceback. A type that Python knows is raised as such by Python clients:
+///
+/// ```
+/// use soloist_worker::TaskError;
+///
+/// fn half(n: i64) -> Result<i64, TaskError> {
+///     if n % 2 != 0 {
+///         return Err(TaskError::new("ValueError", format!("{n} is odd")));
+///     }
+///     Ok(n / 2)
+/// }
+/// let error = half(3).unwrap_err();
+/// assert_eq!(error.to_string(), "ValueError: 3 is odd");
+/// assert_eq!(error.exception().exc_module.as_deref(), Some("builtins"));
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct TaskError {
+    exception: Box<Exception>,
+    traceback: Option<String>,
+}
+
+impl TaskError {
+    /// An error that clients see as `exc_type` with one argument, the message.
+    ///
+    /// A builtin exception of Python ("ValueError") is raised as that by Python clients; any other type as a class of
+    /// that name made on the spot.
+    pub fn new(exc_type: impl Into<String>, message: impl Into<String>) -> Self {
+        let exc_type = exc_type.into();
+        let exc_module = if PYTHON_BUILTINS.contains(&exc_type.as_str()) { "builtins" } else { RUST_MODULE };
+        Self::from_exception(Exception::new(exc_module, &exc_type, vec![Value::String(message.into())]))
+    }
+
+    /// An error that clients see as exactly this exception.
+    pub fn from_exception(exception: Exception) -> Self {
+        Self { exception: Box::new(exception), traceback: None }
+    }
+
+    /// The Python module that `exc_type` belongs to.
+    #[must_use]
+    pub fn in_module(mut self, exc_module: impl Into<String>) -> Self {
+        self.exception.exc_module = Some(exc_module.into());
+        self
+    }
+
+    /// Text shown as the traceback.
+    #[must_use]
+    pub fn with_traceback(mut self, traceback: impl Into<String>) -> Self {
+        self.traceback = Some(traceback.into());
+        self
+    }
+
+    /// An error whose type was erased, as from `anyhow`: it is called `RuntimeError`.
+    pub fn from_boxed(error: Box<dyn Error + Send + Sync>) -> Self {
+        Self::new("RuntimeError", error.to_string()).with_traceback(causes("RuntimeError", &*error))
+    }
+
+    /// The exception that clients see.
+    pub fn exception(&self) -> &Exception {
+        &self.exception
+    }
+
+    /// Where it happened, as text.
+    pub fn traceback(&self) -> Option<&str> {
+        self.traceback.as_deref()
+    }
+}
+
+impl fmt::Display for TaskError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.exception.fmt(f)
+    }
+}
+
+impl<E: Error> From<E> for TaskError {
+    fn from(error: E) -> Self {
+        let (module, name) = python_path(std::any::type_name::<E>());
+        Self::new(name.clone(), error.to_string()).in_module(module).with_traceback(causes(&name, &error))
+    }
+}
+
+/// Module and class for a Rust type path: `shop::errors::OutOfStock` is `rust.shop.errors` and `OutOfStock`.
+fn python_path(type_name: &str) -> (String, String) {
+    let path = type_name.split('<').next().unwrap_or(type_name);
+    let mut parts: Vec<_> = path.split("::").filter(|part| is_identifier(part)).collect();
+    let name = parts.pop().unwrap_or("RuntimeError").to_owned();
+    let module = std::iter::once(RUST_MODULE).chain(parts).collect::<Vec<_>>().join(".");
+    (module, name)
+}
+
+fn is_identifier(text: &str) -> bool {
+    text.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_')
+        && text.chars().all(|rest| rest.is_ascii_alphanumeric() || rest == '_')
+}
+
+/// An error and its causes, one a line.
+fn causes(name: &str, error: &dyn Error) -> String {
+    let mut text = format!("{name}: {error}");
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str("\ncaused by: ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+thread_local! {
+    /// Whether this thread runs tasks, and what its last panic left.
+    static LAST_PANIC: RefCell<Option<Option<PanicReport>>> = const { RefCell::new(None) };
+}
+
+/// Where a task panicked.
+#[derive(Clone, Debug)]
+pub(crate) struct PanicReport {
+    location: String,
+    backtrace: String,
+}
+
+impl PanicReport {
+    /// Keeps the panics of this thread for [`PanicReport::into_error`] instead of printing them.
+    pub(crate) fn record_on_this_thread() {
+        LAST_PANIC.with_borrow_mut(|last| *last = Some(None));
+    }
+
+    /// Makes threads that asked for it record their panics; others keep the handler they had.
+    pub(crate) fn install_hook() {
+        let others = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            let recorded = LAST_PANIC.with_borrow_mut(|last| {
+                last.as_mut().map(|last| {
+                    *last = Some(PanicReport {
+                        location: info
+                            .location()
+                            .map_or_else(|| "unknown location".into(), ToString::to_string),
+                        backtrace: std::backtrace::Backtrace::force_capture().to_string(),
+                    });
+                })
+            });
+            if recorded.is_none() {
+                others(info);
+            }
+        }));
+    }
+
+    /// The error for a panic caught on this thread with `payload`.
+    pub(crate) fn into_error(payload: &(dyn Any + Send)) -> TaskError {
+        let message = payload
+            .downcast_ref::<&str>()
+            .map(|text| (*text).to_owned())
+            .or_else(|| payload.downcast_ref::<String>().cloned())
+            .unwrap_or_else(|| "panicked with a value that isn't text".to_owned());
+        let report = LAST_PANIC.with_borrow_mut(|last| last.as_mut().and_then(Option::take));
+        let error = TaskError::new("Panic", message.clone());
+        match report {
+            Some(report) => error.with_traceback(format!(
+                "Panic: {message}\nat {}\nstack backtrace:\n{}",
+                report.location, report.backtrace
+            )),
+            None => error,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_the_exception_after_the_rust_type() {
+        let error = TaskError::from("x".parse::<i64>().unwrap_err());
+        let expected = Exception::new(
+            "rust.core.num.error",
+            "ParseIntError",
+            vec!["invalid digit found in string".into()],
+        );
+        assert_eq!(*error.exception(), expected);
+        assert_eq!(error.traceback(), Some("ParseIntError: invalid digit found in string"));
+    }
+
+    #[test]
+    fn lists_the_causes_in_the_traceback() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("read the price")]
+        struct Price(#[source] std::num::ParseIntError);
+
+        let error = TaskError::from(Price("x".parse::<i64>().unwrap_err()));
+        assert_eq!(
+            error.traceback(),
+            Some("Price: read the price\ncaused by: invalid digit found in string")
+        );
+    }
+
+    #[test]
+    fn takes_the_outer_type_of_a_generic_error() {
+        assert_eq!(python_path("shop::Failed<alloc::string::String>"), ("rust.shop".into(), "Failed".into()));
+        assert_eq!(python_path("&str"), ("rust".into(), "RuntimeError".into()));
+    }
+
+    #[test]
+    fn knows_pythons_own_exceptions() {
+        let module = |name: &str| TaskError::new(name, "x").exception().exc_module.clone();
+        assert_eq!(module("KeyError").as_deref(), Some("builtins"));
+        assert_eq!(module("OutOfStock").as_deref(), Some("rust"));
+    }
+}

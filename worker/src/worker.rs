@@ -1,0 +1,251 @@
+//! The worker: what it is told, and how it starts and stops.
+
+use std::{borrow::Cow, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use celery_client::{BrokerAddress, ResultStoreAddress};
+use celery_protocol::event;
+use lapin::{Channel, ExchangeKind, options::ExchangeDeclareOptions, types::FieldTable};
+use tokio::time::timeout;
+use tracing::{info, warn};
+
+use crate::{
+    broker::{Link, Prepare, SessionOptions, answer},
+    consume::{self, Stopped},
+    events::{Activity, Clock, Events},
+    executor::Executor,
+    health::Health,
+    http,
+    metrics::Metrics,
+    results::Results,
+    stop::Stop,
+    task::{IntoTaskFunction, Registry, Task},
+    work::Work,
+};
+
+/// How long the last events may take to go out when the worker stops.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Why a worker could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// The HTTP endpoint could not be opened.
+    #[error("listen for http on {address}")]
+    Listen {
+        /// Where it should have been.
+        address: SocketAddr,
+        /// Why it is not.
+        source: io::Error,
+    },
+    /// The operating system gave no thread, timer or signal handler.
+    #[error("start the worker's threads")]
+    Threads(#[from] io::Error),
+    /// The metrics contradict each other.
+    #[error("set up the metrics")]
+    Metrics(#[from] prometheus::Error),
+}
+
+/// A worker that is ready to run.
+///
+/// ```no_run
+/// use soloist_worker::Worker;
+///
+/// fn add(x: i64, y: i64) -> i64 {
+///     x + y
+/// }
+///
+/// let worker = Worker::builder("amqp://guest:guest@localhost:5672//".parse()?)
+///     .queues(["shop"])
+///     .task("shop.add", add)
+///     .build();
+/// worker.run()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Worker(WorkerBuilder);
+
+/// What a worker is to be; made by [`Worker::builder`].
+#[derive(Debug)]
+pub struct WorkerBuilder {
+    broker: BrokerAddress,
+    results: Option<ResultStoreAddress>,
+    app: String,
+    queues: Vec<String>,
+    node: String,
+    create_missing_queues: bool,
+    http: Option<SocketAddr>,
+    registry: Registry,
+}
+
+impl Worker {
+    /// Begins a worker that takes its tasks from `broker`: from the queue `celery`, with no result store and no HTTP
+    /// endpoint, until told otherwise.
+    pub fn builder(broker: BrokerAddress) -> WorkerBuilder {
+        WorkerBuilder {
+            broker,
+            results: None,
+            app: "soloist".to_owned(),
+            queues: vec!["celery".to_owned()],
+            node: format!("celery@{}", host_name()),
+            create_missing_queues: true,
+            http: None,
+            registry: Registry::default(),
+        }
+    }
+
+    /// Runs until SIGTERM or SIGINT, or until told to shut down by remote control. Blocks the calling thread.
+    ///
+    /// # Guarantees
+    /// A message is acknowledged after its result is stored, never before: whatever happens to this process, the task
+    /// is run at least once.
+    ///
+    /// # Errors
+    /// When it can't start. A broker or result store that is away is no such reason: the worker waits for it.
+    pub fn run(self) -> Result<Stopped, WorkerError> {
+        // A program may have installed one already, for its own use.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(self.0.run())
+    }
+}
+
+impl WorkerBuilder {
+    /// Stores results there.
+    #[must_use]
+    pub fn results(mut self, address: ResultStoreAddress) -> Self {
+        self.results = Some(address);
+        self
+    }
+
+    /// Name of the application, for people.
+    #[must_use]
+    pub fn app(mut self, app: impl Into<String>) -> Self {
+        self.app = app.into();
+        self
+    }
+
+    /// The queues to consume from, in place of `celery`.
+    #[must_use]
+    pub fn queues<Q: Into<String>>(mut self, queues: impl IntoIterator<Item = Q>) -> Self {
+        self.queues = queues.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Name of this worker among all on the broker, such as `celery@<pod>`. Two must not share one.
+    #[must_use]
+    pub fn node_name(mut self, node: impl Into<String>) -> Self {
+        self.node = node.into();
+        self
+    }
+
+    /// Whether a queue that does not exist is made, as Celery would make it (the default), or waited for.
+    #[must_use]
+    pub fn create_missing_queues(mut self, create: bool) -> Self {
+        self.create_missing_queues = create;
+        self
+    }
+
+    /// Serves probes and metrics there.
+    #[must_use]
+    pub fn http(mut self, address: SocketAddr) -> Self {
+        self.http = Some(address);
+        self
+    }
+
+    /// Registers `function` as the task called `name`: a plain `fn`, run on a thread where it may block, or an `async
+    /// fn`. See [`Task`] for naming its parameters.
+    #[must_use]
+    pub fn task<M>(self, name: impl Into<Cow<'static, str>>, function: impl IntoTaskFunction<M>) -> Self {
+        self.register(Task::new(name, function))
+    }
+
+    /// Registers a task.
+    #[must_use]
+    pub fn register(mut self, task: Task) -> Self {
+        self.registry.insert(task);
+        self
+    }
+
+    /// The worker.
+    pub fn build(self) -> Worker {
+        Worker(self)
+    }
+
+    async fn run(self) -> Result<Stopped, WorkerError> {
+        self.log_banner();
+        let stop = Stop::new();
+        stop.on_signals()?;
+        let health = Arc::new(Health::new(&self.queues));
+        let metrics = Arc::new(Metrics::new(self.registry.names(), crate::VERSION)?);
+        if let Some(address) = self.http {
+            let exposed = http::Exposed { health: Arc::clone(&health), metrics: Arc::clone(&metrics) };
+            let bound = http::serve(address, exposed)
+                .await
+                .map_err(|source| WorkerError::Listen { address, source })?;
+            info!(address = %bound, "serving probes and metrics");
+        }
+        let node: Arc<str> = self.node.as_str().into();
+        let prepare: Arc<Prepare> = Arc::new(|channel| Box::pin(declare_events(channel)));
+        let link = Link::keep(self.broker.clone(), format!("{node} (publishing)"), prepare);
+        let results = Arc::new(match self.results {
+            None => Results::Nowhere,
+            Some(ResultStoreAddress::Redis(address)) => Results::in_redis(address),
+            Some(ResultStoreAddress::Rpc) => Results::Rpc { link: link.clone() },
+        });
+        tokio::spawn(Arc::clone(&results).prepare(Arc::clone(&health)));
+        let activity = Arc::new(Activity::new());
+        let clock = Arc::new(Clock::default());
+        let (events, publisher) = Events::new(Arc::clone(&node), clock, Arc::clone(&metrics), link);
+        let publishing = tokio::spawn(publisher.run());
+        let beating = tokio::spawn(events.clone().keep_alive(Arc::clone(&activity)));
+        let executor = Executor::start(self.registry.has_async_task())?;
+        let registry = self.registry;
+        let work = Work { node, registry, executor, results, events, activity, health, metrics };
+        let work = Arc::new(work);
+        let options = SessionOptions {
+            address: self.broker,
+            name: self.node,
+            create_missing_queues: self.create_missing_queues,
+        };
+        let stopped = consume::run(Arc::clone(&work), options, self.queues, stop).await;
+        beating.abort();
+        work.events.offline(&work.activity);
+        drop(work);
+        // All senders of events are gone once the heartbeat is, so the publisher ends after the last of them.
+        let _ = beating.await;
+        if timeout(FAREWELL, publishing).await.is_err() {
+            warn!("the last events could not be sent");
+        }
+        info!(?stopped, "stopped");
+        Ok(stopped)
+    }
+
+    fn log_banner(&self) {
+        info!(
+            version = crate::VERSION,
+            app = self.app,
+            node = self.node,
+            broker = %self.broker,
+            results = self.results.as_ref().map_or_else(|| "disabled".to_owned(), ToString::to_string),
+            pool = "solo",
+            concurrency = 1,
+            queues = self.queues.join(","),
+            tasks = self.registry.names().join(","),
+            "starting"
+        );
+    }
+}
+
+async fn declare_events(channel: Channel) -> Result<(), crate::broker::BrokerError> {
+    let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
+    let declare =
+        channel.exchange_declare(event::EXCHANGE.into(), ExchangeKind::Topic, options, FieldTable::default());
+    answer("declare the exchange for events", declare).await
+}
+
+/// The machine's name; in a pod, the pod's.
+pub(crate) fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    match name.trim() {
+        "" => "localhost".to_owned(),
+        name => name.to_owned(),
+    }
+}
