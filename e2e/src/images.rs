@@ -1,0 +1,114 @@
+//! The images a cluster runs: ours, built as static programs by cargo, and those the cluster itself needs.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use tokio::process::Command;
+
+use crate::archive::Image;
+use crate::go_tools::GoTools;
+use crate::{command, paths, progress::Progress};
+
+/// What the chart pulls from unless told otherwise; nothing is pulled here, only named.
+const REGISTRY: &str = "ghcr.io/soloist-dev";
+/// "nobody" of distroless images, and by now everyone's.
+const NOBODY: u32 = 65532;
+const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
+/// A cold release build of both takes about 6 minutes on two cores.
+const BUILD: Duration = Duration::from_secs(45 * 60);
+
+/// The image of every pod's sandbox.
+pub const PAUSE: &str = "soloist.dev/pause:1";
+/// CoreDNS, with a few of its plugins.
+pub const COREDNS: &str = "soloist.dev/coredns:1";
+/// Tells the tests over HTTP what a pod can see; `e2e/cluster/images/probe` says how.
+pub const PROBE: &str = "soloist.dev/probe:1";
+
+/// The reference of one of our images, as the chart names it.
+pub fn reference(name: &str) -> String {
+    format!("{REGISTRY}/{name}:{}", env!("CARGO_PKG_VERSION"))
+}
+
+/// Builds `soloist-operator` and `soloist-worker` as static programs and gives back the tars of their images.
+///
+/// # Errors
+/// If the build fails, the musl target can't be had, or a program turns out not to be static.
+pub async fn ours(progress: &Progress) -> Result<Vec<PathBuf>> {
+    const PROGRAMS: [&str; 2] = ["soloist-operator", "soloist-worker"];
+    let target = format!("{}-unknown-linux-musl", std::env::consts::ARCH);
+    let step = progress.step("cargo build images");
+    add_target(&target).await?;
+    let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    build.args(["build", "--locked", "--release", "--target", &target]).current_dir(paths::repository());
+    for program in PROGRAMS {
+        build.args(["--package", program, "--bin", program]);
+    }
+    command::watch(&mut build, BUILD, |line| step.note(line)).await?;
+    let mut tars = Vec::new();
+    let mut sizes = Vec::new();
+    for program in PROGRAMS {
+        let binary = paths::target().join(&target).join("release").join(program);
+        let tar = write(&reference(program), &binary, true)?;
+        sizes.push(format!("{program} {:.1} MB", tar.metadata()?.len() as f64 / 1e6));
+        tars.push(tar);
+    }
+    step.done(sizes.join(", "));
+    Ok(tars)
+}
+
+/// The images that the cluster itself and its tests need.
+pub(crate) fn of_the_cluster(tools: &GoTools) -> Result<Vec<PathBuf>> {
+    [(PAUSE, "pause"), (COREDNS, "coredns"), (PROBE, "probe")]
+        .map(|(reference, program)| write(reference, &tools.program(program), false))
+        .into_iter()
+        .collect()
+}
+
+/// Writes an image of one static program, unless the tar there is newer than the program.
+fn write(reference: &str, binary: &Path, with_certificates: bool) -> Result<PathBuf> {
+    let name = binary.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let tar = paths::images().join(format!("{name}.tar"));
+    let modified = |file: &Path| file.metadata().and_then(|found| found.modified());
+    let built = modified(binary).with_context(|| format!("find {}", binary.display()))?;
+    if modified(&tar).is_ok_and(|written| written > built) {
+        return Ok(tar);
+    }
+    std::fs::create_dir_all(paths::images()).context("create the folder of the images")?;
+    let entrypoint = format!("/{name}");
+    let mut files = BTreeMap::from([(entrypoint.clone(), binary.to_owned())]);
+    if with_certificates {
+        files.insert(CERTIFICATES.to_owned(), PathBuf::from(CERTIFICATES));
+    }
+    Image { reference: reference.to_owned(), files, entrypoint, user: NOBODY }.write(&tar)?;
+    Ok(tar)
+}
+
+/// Imports the tars into a containerd, for Kubernetes.
+pub(crate) async fn import(containerd: &Path, tars: &[PathBuf]) -> Result<()> {
+    for tar in tars {
+        let mut ctr = Command::new("ctr");
+        ctr.arg("--address").arg(containerd).args(["--namespace", "k8s.io", "images", "import"]).arg(tar);
+        command::output(&mut ctr, Duration::from_secs(120)).await?;
+    }
+    Ok(())
+}
+
+/// Has rustup fetch the target's standard library if it isn't there. Without rustup, cargo says what is missing.
+async fn add_target(target: &str) -> Result<()> {
+    let Some(rustup) = command::find("rustup") else { return Ok(()) };
+    let mut list = Command::new(&rustup);
+    list.args(["target", "list", "--installed"]).current_dir(paths::repository()).stderr(Stdio::null());
+    let installed = command::output(&mut list, Duration::from_secs(60)).await?;
+    if installed.lines().any(|line| line == target) {
+        return Ok(());
+    }
+    let mut add = Command::new(&rustup);
+    add.args(["target", "add", target]).current_dir(paths::repository());
+    if let Err(error) = command::output(&mut add, Duration::from_secs(300)).await {
+        bail!("the target {target} is missing and can't be added: {error:#}");
+    }
+    Ok(())
+}

@@ -1,0 +1,181 @@
+//! RabbitMQ beside the cluster: a server of its own, which tests may stop, kill and start again.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use rustix::process::Signal;
+
+use crate::netns::{NODE_ADDRESS, Namespace};
+use crate::process::Launch;
+use crate::state::State;
+use crate::{http, paths, wait};
+
+const NAME: &str = "rabbitmq";
+const SCRIPTS: &str = "/usr/lib/rabbitmq/bin";
+const NODE: &str = "rabbit@localhost";
+/// It boots in about 5 seconds on two idle cores; cold and with the machine busy it may take ten times that.
+const BOOT: Duration = Duration::from_secs(90);
+/// The user it has from the start, who may come from anywhere here.
+const USER: &str = "guest:guest";
+
+/// The RabbitMQ server of the cluster.
+#[derive(Clone, Debug)]
+pub struct Rabbit {
+    namespace: Namespace,
+}
+
+impl Rabbit {
+    pub(crate) fn new(namespace: Namespace) -> Self {
+        Self { namespace }
+    }
+
+    /// Its default virtual host, as seen from the cluster's network.
+    pub fn amqp_url(&self) -> String {
+        format!("amqp://{USER}@{NODE_ADDRESS}:5672")
+    }
+
+    /// Its management API, as seen from the cluster's network.
+    pub fn management_url(&self) -> String {
+        format!("http://{NODE_ADDRESS}:15672")
+    }
+
+    /// Makes a virtual host, for tests that want a broker to themselves, and gives back its URL; the management API
+    /// answers for it too.
+    ///
+    /// # Errors
+    /// If the management API refuses it.
+    pub async fn create_vhost(&self, name: &str) -> Result<String> {
+        let api = self.management_url();
+        http::send("PUT", &format!("{api}/api/vhosts/{name}"), USER, "{}").await?;
+        let all = r#"{"configure":".*","write":".*","read":".*"}"#;
+        http::send("PUT", &format!("{api}/api/permissions/{name}/guest"), USER, all).await?;
+        Ok(format!("amqp://{USER}@{NODE_ADDRESS}:5672/{name}"))
+    }
+
+    /// Removes a virtual host with everything in it.
+    ///
+    /// # Errors
+    /// If the management API refuses it.
+    pub async fn delete_vhost(&self, name: &str) -> Result<()> {
+        let url = format!("{}/api/vhosts/{name}", self.management_url());
+        http::send("DELETE", &url, USER, "").await.map(drop)
+    }
+
+    /// Starts it, if it isn't running, and waits until it takes connections. It has what it had before.
+    ///
+    /// # Errors
+    /// If it doesn't come up within 90 seconds; its log says why.
+    pub async fn start(&self) -> Result<()> {
+        if self.process()?.is_none() {
+            self.launch()?;
+        }
+        self.ready().await
+    }
+
+    /// Stops it as an administrator would: it closes its connections and keeps what is durable.
+    ///
+    /// # Errors
+    /// If it is still there after 60 seconds.
+    pub async fn stop(&self) -> Result<()> {
+        self.end(Signal::TERM).await
+    }
+
+    /// Kills it, as a power cut would.
+    ///
+    /// # Errors
+    /// If it is still there after 60 seconds.
+    pub async fn kill(&self) -> Result<()> {
+        self.end(Signal::KILL).await
+    }
+
+    async fn end(&self, signal: Signal) -> Result<()> {
+        let Some(process) = self.process()? else { return Ok(()) };
+        process.signal(signal)?;
+        process.gone("RabbitMQ", Duration::from_secs(60)).await
+    }
+
+    fn process(&self) -> Result<Option<crate::process::Process>> {
+        let state = State::load()?.ok_or_else(|| anyhow!("no cluster is up"))?;
+        Ok(state.processes.get(NAME).filter(|process| process.is_alive()).cloned())
+    }
+
+    /// Starts the daemon that Erlang programs find one another by. RabbitMQ would start one too, but on its own terms.
+    pub(crate) fn launch_epmd(&self) -> Result<()> {
+        let process = Launch::new("epmd", "epmd").start(&self.namespace)?;
+        State::record("epmd", &process)
+    }
+
+    pub(crate) fn launch(&self) -> Result<()> {
+        let folder = folder();
+        std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+        let write = |name: &str, text: &str| {
+            let file = folder.join(name);
+            std::fs::write(&file, text).with_context(|| format!("write {}", file.display()))
+        };
+        // The limits are absolute: relative ones depend on a machine that the broker shares with everything else.
+        write(
+            "rabbitmq.conf",
+            "loopback_users = none\n\
+             log.console = true\n\
+             log.console.level = info\n\
+             log.file = false\n\
+             vm_memory_high_watermark.absolute = 2GB\n\
+             disk_free_limit.absolute = 50MB\n\
+             management.rates_mode = basic\n\
+             collect_statistics_interval = 1000\n",
+        )?;
+        write("enabled_plugins", "[rabbitmq_management,rabbitmq_prometheus].\n")?;
+        let mut launch = Launch::new(NAME, PathBuf::from(SCRIPTS).join("rabbitmq-server"));
+        for (name, value) in environment() {
+            launch = launch.env(name, value);
+        }
+        let process = launch.start(&self.namespace)?;
+        State::record(NAME, &process)
+    }
+
+    /// Waits until both its doors answer: AMQP and the management API.
+    pub(crate) async fn ready(&self) -> Result<()> {
+        let overview = format!("{}/api/overview", self.management_url());
+        let url = self.amqp_url();
+        self.namespace
+            .run(move || async move {
+                wait::until("RabbitMQ to answer", BOOT, || async {
+                    let connection = lapin::Connection::connect(&url, lapin::ConnectionProperties::default()).await?;
+                    connection.close(200, "ready".into()).await?;
+                    http::send("GET", &overview, USER, "").await?;
+                    Ok(Some(()))
+                })
+                .await
+            })
+            .await
+    }
+}
+
+/// What `rabbitmqctl` and the server agree on.
+pub(crate) fn environment() -> Vec<(&'static str, String)> {
+    let file = |name: &str| folder().join(name).display().to_string();
+    vec![
+        ("HOME", folder().display().to_string()),
+        ("RABBITMQ_NODENAME", NODE.to_owned()),
+        ("RABBITMQ_CONF_ENV_FILE", "/dev/null".to_owned()),
+        ("RABBITMQ_CONFIG_FILE", file("rabbitmq.conf")),
+        ("RABBITMQ_ENABLED_PLUGINS_FILE", file("enabled_plugins")),
+        ("RABBITMQ_MNESIA_BASE", file("data")),
+        ("RABBITMQ_LOG_BASE", file("log")),
+        ("RABBITMQ_PID_FILE", file("pid")),
+        // Two schedulers that don't spin while they wait: the machine has other things to do.
+        ("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", "+S 2:2 +sbwt none +sbwtdcpu none +sbwtdio none".to_owned()),
+        // The script then becomes the server, instead of starting it as a child and passing signals on.
+        ("RUNNING_UNDER_SYSTEMD", "true".to_owned()),
+    ]
+}
+
+/// The file of one of RabbitMQ's programs.
+pub(crate) fn script(name: &str) -> PathBuf {
+    PathBuf::from(SCRIPTS).join(name)
+}
+
+fn folder() -> PathBuf {
+    paths::cluster().join(NAME)
+}
