@@ -14,9 +14,10 @@ fn read(path: impl AsRef<Path>) -> String {
 
 /// The files with this ending in a folder and those below it.
 fn files(folder: &Path, ending: &str, found: &mut Vec<PathBuf>) {
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        let hidden = path.file_name().unwrap().to_string_lossy().starts_with('.');
+    let entries =
+        std::fs::read_dir(folder).unwrap_or_else(|error| panic!("list {}: {error}", folder.display()));
+    for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+        let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
         if path.is_dir() && !hidden && !path.ends_with("target") {
             files(&path, ending, found);
         } else if path.extension().is_some_and(|extension| extension == ending) {

@@ -1,110 +1,13 @@
-//! What `charts/soloist` renders, and what it refuses. Needs helm, and no cluster.
+//! What the chart renders, and what it refuses. Needs helm, and no cluster.
 
 use std::collections::BTreeSet;
-use std::io::Write as _;
-use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::process::Command;
 
-use e2e::go_tools::GoTools;
 use e2e::paths::repository;
-use serde::Deserialize;
 use serde_json::Value;
 
-const CHART: &str = "charts/soloist";
-
-const MONITORING: &[&str] =
-    &["monitoring.coreos.com/v1/ServiceMonitor", "monitoring.coreos.com/v1/PodMonitor"];
-
-/// Values that an installation may set, each set on its own and rendered.
-const COMBINATIONS: &[(&str, &str)] = &[
-    ("defaults", "{}"),
-    ("one replica", "replicaCount: 1"),
-    ("some namespaces", "watch: {namespaces: [team-a, team-b]}"),
-    (
-        "some namespaces and their secrets",
-        "{watch: {namespaces: [team-a]}, rbac: {secrets: [{namespace: team-a, names: [rabbitmq, redis]}]}, crds: {enabled: false}}",
-    ),
-    ("no rbac", "{rbac: {create: false}, serviceAccount: {create: false, name: mine}}"),
-    ("no user roles", "rbac: {aggregateToDefaultRoles: false, secretReader: false}"),
-    ("definition not kept", "crds: {keep: false, annotations: {example.com/a: b}}"),
-    ("no definition", "crds: {enabled: false}"),
-    (
-        "image by digest",
-        "image: {registry: registry.example.com, digest: 'sha256:0000000000000000000000000000000000000000000000000000000000000000', pullPolicy: Always}",
-    ),
-    ("names", "{nameOverride: queues, fullnameOverride: task-queues, commonLabels: {team: a}}"),
-    (
-        "scheduling",
-        "{nodeSelector: {pool: system}, tolerations: [{key: system, operator: Exists}], priorityClassName: system-cluster-critical, affinity: {nodeAffinity: {}}, topologySpreadConstraints: [{maxSkew: 1, topologyKey: topology.kubernetes.io/zone, whenUnsatisfiable: DoNotSchedule}]}",
-    ),
-    (
-        "additions",
-        "{extraArgs: [--log=debug], extraEnv: [{name: A, value: b}], extraVolumes: [{name: ca, emptyDir: {}}], extraVolumeMounts: [{name: ca, mountPath: /ca}], podAnnotations: {a: b}, podLabels: {a: b}, deploymentAnnotations: {a: b}, imagePullSecrets: [{name: pull}], hostAliases: [{ip: 10.0.0.1, hostnames: [a]}], dnsPolicy: None, dnsConfig: {nameservers: [10.0.0.10]}, serviceAccount: {annotations: {a: b}}}",
-    ),
-    (
-        "extra objects",
-        "extraObjects: [{apiVersion: v1, kind: ConfigMap, metadata: {name: '{{ .Release.Name }}-extra'}}, \"apiVersion: v1\\nkind: ConfigMap\\nmetadata:\\n  name: text\\n\"]",
-    ),
-    (
-        "monitors",
-        "metrics: {service: {port: 9090, labels: {a: b}, annotations: {a: b}}, serviceMonitor: {enabled: true, interval: 15s, scrapeTimeout: 5s, labels: {release: prometheus}, annotations: {a: b}, relabelings: [{action: drop}], metricRelabelings: [{action: drop}]}, podMonitor: {enabled: true, interval: 15s, scrapeTimeout: 5s, labels: {release: prometheus}, annotations: {a: b}, relabelings: [{action: drop}], metricRelabelings: [{action: drop}]}}",
-    ),
-    ("disruptions", "{replicaCount: 3, podDisruptionBudget: {maxUnavailable: 50%}}"),
-];
-
-/// Values that must be refused, and the word by which the refusal names what is wrong.
-const REFUSED: &[(&str, &str)] = &[
-    ("replicaCounts=2", "replicaCounts"),
-    ("image.pullpolicy=Always", "pullpolicy"),
-    ("image.pullPolicy=Sometimes", "pullPolicy"),
-    ("image.digest=abc", "digest"),
-    ("replicaCount=two", "replicaCount"),
-    ("replicaCount=-1", "replicaCount"),
-    ("watch.namespaces=team-a", "namespaces"),
-    ("watch.namespaces={Team_A}", "namespaces"),
-    ("crds.keeep=true", "keeep"),
-    ("rbac.secrets[0].namespace=team-a", "names"),
-    ("log.format=xml", "format"),
-    ("metrics.serviceMonitor.enable=true", "enable"),
-    ("metrics.service.port=0", "port"),
-    ("livenessProbe.httpGet.path=/x", "httpGet"),
-    ("resources.limit.memory=1Gi", "limit"),
-    ("extraArgs=--log=debug", "extraArgs"),
-    ("extraEnv[0].nam=A", "nam"),
-];
-
-/// `$HELM`, or the one that the cluster's programs were built with, or the one in PATH.
-fn helm_program() -> PathBuf {
-    let set = std::env::var_os("HELM").map(PathBuf::from);
-    set.or_else(|| GoTools::built().ok().map(|tools| tools.program("helm"))).unwrap_or_else(|| "helm".into())
-}
-
-/// Runs helm with these values on its standard input, for `--values -`.
-fn helm(args: &[&str], values: &str) -> Output {
-    let program = helm_program();
-    let mut child = Command::new(&program)
-        .args(args)
-        .current_dir(repository())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap_or_else(|error| panic!("run {}: {error}", program.display()));
-    child.stdin.take().expect("standard input is piped").write_all(values.as_bytes()).unwrap();
-    child.wait_with_output().unwrap()
-}
-
-/// The objects that the chart renders with these values, on a cluster that has these APIs besides its own.
-fn render(name: &str, values: &str, apis: &[&str]) -> Vec<Value> {
-    let mut args = vec!["template", "soloist", CHART, "--namespace", "soloist-system", "--values", "-"];
-    args.extend(apis.iter().flat_map(|api| ["--api-versions", api]));
-    let output = helm(&args, values);
-    assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
-    serde_yaml::Deserializer::from_slice(&output.stdout)
-        .map(|document| Value::deserialize(document).unwrap_or_else(|error| panic!("{name}: {error}")))
-        .filter(|object| !object.is_null())
-        .collect()
-}
+use crate::helm::{CHART, helm, helm_program, render};
+use crate::values::{COMBINATIONS, MONITORING, REFUSED};
 
 fn defaults() -> Vec<Value> {
     render("defaults", "{}", &[])
@@ -200,7 +103,8 @@ fn every_value_has_a_comment_and_a_schema() {
             }
         }
         for name in properties.into_iter().flatten().map(|(name, _)| name) {
-            if !children.contains_key(name) && !(path.is_empty() && name == "global") {
+            let given_by_helm = path.is_empty() && name == "global";
+            if !children.contains_key(name) && !given_by_helm {
                 wrong.push(format!("{path}.{name}: not in values.yaml"));
             }
         }

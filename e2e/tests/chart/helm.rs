@@ -1,0 +1,51 @@
+//! Running helm without a cluster.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+
+use e2e::go_tools::GoTools;
+use e2e::paths::repository;
+use serde::Deserialize;
+use serde_json::Value;
+
+/// The chart, from the repository's root.
+pub(crate) const CHART: &str = "charts/soloist";
+
+/// `$HELM`, or the one that the cluster's programs were built with, or the one in PATH.
+pub(crate) fn helm_program() -> PathBuf {
+    let set = std::env::var_os("HELM").map(PathBuf::from);
+    set.or_else(|| GoTools::built().ok().map(|tools| tools.program("helm"))).unwrap_or_else(|| "helm".into())
+}
+
+/// Runs helm with these values on its standard input, for `--values -`.
+pub(crate) fn helm(args: &[&str], values: &str) -> Output {
+    let program = helm_program();
+    let mut child = Command::new(&program)
+        .args(args)
+        .current_dir(repository())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("run {}: {error}", program.display()));
+    child
+        .stdin
+        .take()
+        .expect("standard input is piped")
+        .write_all(values.as_bytes())
+        .expect("helm reads its input");
+    child.wait_with_output().expect("helm ends")
+}
+
+/// The objects that the chart renders with these values, on a cluster that has these APIs besides its own.
+pub(crate) fn render(name: &str, values: &str, apis: &[&str]) -> Vec<Value> {
+    let mut args = vec!["template", "soloist", CHART, "--namespace", "soloist-system", "--values", "-"];
+    args.extend(apis.iter().flat_map(|api| ["--api-versions", api]));
+    let output = helm(&args, values);
+    assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+    serde_yaml::Deserializer::from_slice(&output.stdout)
+        .map(|document| Value::deserialize(document).unwrap_or_else(|error| panic!("{name}: {error}")))
+        .filter(|object| !object.is_null())
+        .collect()
+}

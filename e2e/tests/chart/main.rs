@@ -1,0 +1,6 @@
+//! `charts/soloist`: what it renders, what it refuses, and what it does to a cluster.
+
+mod helm;
+mod install;
+mod rendering;
+mod values;

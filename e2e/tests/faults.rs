@@ -1,0 +1,111 @@
+//! A worker that goes away, gently or not, never takes a task with it.
+
+mod support;
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use e2e::wait;
+use futures_util::{StreamExt, TryStreamExt};
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::DeleteParams;
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, ResourceExt};
+use support::Test;
+
+/// Longer than it takes to find the worker that runs it.
+const TASK_SECONDS: f64 = 8.0;
+
+#[tokio::test]
+#[ignore = "needs a cluster: cargo e2e"]
+async fn the_task_of_a_force_deleted_worker_is_finished_by_another() -> Result<()> {
+    let test = Test::new("force-delete").await?;
+    test.namespace
+        .run(Duration::from_secs(240), async {
+            test.task_queue("jobs", "{minReplicas: 2, maxReplicas: 2}").await?;
+            until_workers(&test, "jobs", 2).await?;
+            let celery = test.celery().await?;
+            let result = celery.task("tasks.sleep").queue("jobs").args([TASK_SECONDS]).send().await?;
+            let victim = busy_worker(&test, "jobs").await?;
+
+            let pods: Api<Pod> = test.namespace.api();
+            pods.delete(&victim, &DeleteParams::default().grace_period(0)).await?;
+
+            let other = wait::until("another worker to run the task", support::START, || async {
+                let busy = busy_worker(&test, "jobs").await?;
+                Ok((busy != victim).then_some(busy))
+            })
+            .await?;
+            support::value(&result, Duration::from_secs(60)).await?;
+            println!("{victim} was killed, {other} finished its task");
+            Ok(())
+        })
+        .await
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: cargo e2e"]
+async fn a_worker_that_is_told_to_stop_finishes_its_task_and_exits_with_0() -> Result<()> {
+    let test = Test::new("drain").await?;
+    test.namespace
+        .run(Duration::from_secs(240), async {
+            test.task_queue("jobs", "{minReplicas: 1, maxReplicas: 1}").await?;
+            until_workers(&test, "jobs", 1).await?;
+            let celery = test.celery().await?;
+            let result = celery.task("tasks.sleep").queue("jobs").args([TASK_SECONDS]).send().await?;
+            let worker = busy_worker(&test, "jobs").await?;
+
+            let pods: Api<Pod> = test.namespace.api();
+            let exit = watch_exit(pods.clone(), &worker);
+            pods.delete(&worker, &DeleteParams::default()).await?;
+            let exit = tokio::time::timeout(Duration::from_secs(60), exit).await.context("the pod did not end")??;
+            ensure!(exit == 0, "the worker exited with {exit}");
+
+            // The first run's result: had the message come back, another worker would need TASK_SECONDS more.
+            support::value(&result, Duration::from_secs(2)).await?;
+            until_workers(&test, "jobs", 1).await?;
+            for pod in test.pods("jobs").await? {
+                let received = test.worker_metric(&pod, "soloist_task_received_total").await?;
+                ensure!(received == 0.0, "{} received the task again", pod.name_any());
+            }
+            Ok(())
+        })
+        .await
+}
+
+/// Waits until as many workers are ready.
+async fn until_workers(test: &Test, name: &str, wanted: usize) -> Result<()> {
+    wait::until(&format!("{wanted} ready workers"), support::START, || async {
+        let pods = test.pods(name).await?;
+        let ready = pods.iter().filter(|pod| support::is_ready(pod)).count();
+        ensure!(ready == wanted, "{ready} of {:?} are ready", support::names(&pods));
+        Ok(Some(()))
+    })
+    .await
+}
+
+/// The worker that says that it is busy.
+async fn busy_worker(test: &Test, name: &str) -> Result<String> {
+    wait::until("a busy worker", support::START, || async {
+        for pod in test.pods(name).await? {
+            if test.worker_metric(&pod, "soloist_worker_busy").await.unwrap_or_default() == 1.0 {
+                return Ok(Some(pod.name_any()));
+            }
+        }
+        Ok(None)
+    })
+    .await
+}
+
+/// The exit code of a pod's worker, seen while the pod is being deleted.
+async fn watch_exit(pods: Api<Pod>, name: &str) -> Result<i32> {
+    let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
+    let mut changes = watcher(pods, config).default_backoff().touched_objects().boxed();
+    while let Some(pod) = changes.try_next().await? {
+        let containers = pod.status.and_then(|status| status.container_statuses).unwrap_or_default();
+        if let Some(ended) = containers.into_iter().find_map(|container| container.state?.terminated) {
+            return Ok(ended.exit_code);
+        }
+    }
+    anyhow::bail!("the watch ended")
+}
