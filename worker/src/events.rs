@@ -71,12 +71,16 @@ impl Activity {
         self.active.send_modify(|active| *active = active.saturating_sub(1));
     }
 
+    fn active(&self) -> u32 {
+        *self.active.borrow()
+    }
+
     fn state(&self) -> WorkerState {
         WorkerState {
             freq: INTERVAL.as_secs_f64(),
-            active: *self.active.borrow(),
-            processed: self.processed.load(Ordering::Relaxed),
-            loadavg: load_average(),
+            active: Some(*self.active.borrow()),
+            processed: Some(self.processed.load(Ordering::Relaxed)),
+            loadavg: Some(load_average()),
             sw_ident: SOFTWARE.to_owned(),
             sw_ver: crate::VERSION.to_owned(),
             sw_sys: "Linux".to_owned(),
@@ -141,9 +145,8 @@ impl Events {
         let mut changes = activity.active.subscribe();
         self.emit(EventKind::WorkerOnline(activity.state()));
         loop {
-            let state = activity.state();
-            let throttle = Throttle::sent(Instant::now(), state.active);
-            self.emit(EventKind::WorkerHeartbeat(state));
+            let throttle = Throttle::sent(Instant::now(), activity.active());
+            self.emit(EventKind::WorkerHeartbeat(activity.state()));
             loop {
                 let active = *changes.borrow_and_update();
                 let due = throttle.due(active);

@@ -1,5 +1,11 @@
 //! Remote control: commands that monitors broadcast to workers, and the replies.
 
+mod reply;
+
+pub use reply::{
+    BrokerInfo, DeliveryInfo, ExchangeInfo, PoolInfo, QueueInfo, ScheduledTask, Stats, TaskInfo,
+};
+
 use crate::Map;
 use regex_lite::Regex;
 use serde::{Deserialize, Serialize};

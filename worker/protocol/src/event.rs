@@ -105,15 +105,15 @@ pub enum EventKind {
 pub struct WorkerState {
     /// Seconds between two heartbeats.
     pub freq: f64,
-    /// Number of tasks being run.
-    #[serde(default)]
-    pub active: u32,
+    /// Number of tasks being run. Unknown, not zero, in the extra heartbeat that Python sends on command.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub active: Option<u32>,
     /// Number of tasks begun since the start.
-    #[serde(default)]
-    pub processed: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub processed: Option<u64>,
     /// The machine's load averages over 1, 5 and 15 minutes.
-    #[serde(default)]
-    pub loadavg: [f64; 3],
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loadavg: Option<[f64; 3]>,
     /// Name of the software.
     #[serde(default)]
     pub sw_ident: String,

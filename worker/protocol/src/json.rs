@@ -1,5 +1,11 @@
 //! JSON as Celery's serialiser speaks it: numbers of any size, and values tagged with a Python type.
 
+mod base64;
+mod typed;
+
+pub use base64::decode_base64;
+pub use typed::{Bytes, Date, DateTime, Decimal, Time, Uuid};
+
 use serde::de::DeserializeOwned;
 
 /// Why a text could not be read as the JSON that was expected.
