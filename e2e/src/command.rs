@@ -9,6 +9,8 @@ use anyhow::{Context, Result, anyhow, bail};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 
+use crate::paths;
+
 /// Runs a program and gives back what it printed; nothing it prints is shown.
 ///
 /// # Errors
@@ -56,10 +58,12 @@ pub async fn watch(command: &mut Command, within: Duration, mut line: impl FnMut
     Ok(())
 }
 
-/// Where a program lies, looking along PATH and the folders of system programs that a user's PATH may lack.
+/// Where a program lies, looking along PATH (without our own wrappers) and the folders of system programs that a
+/// user's PATH may lack.
 pub fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
+        .filter(|folder| *folder != paths::bin())
         .chain(["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from))
         .map(|folder| folder.join(program))
         .find(|file| is_executable(file))

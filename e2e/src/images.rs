@@ -88,8 +88,9 @@ fn write(reference: &str, binary: &Path, with_certificates: bool) -> Result<Path
 
 /// Imports the tars into a containerd, for Kubernetes.
 pub(crate) async fn import(containerd: &Path, tars: &[PathBuf]) -> Result<()> {
+    let program = command::find("ctr").unwrap_or_else(|| "ctr".into());
     for tar in tars {
-        let mut ctr = Command::new("ctr");
+        let mut ctr = Command::new(&program);
         ctr.arg("--address").arg(containerd).args(["--namespace", "k8s.io", "images", "import"]).arg(tar);
         command::output(&mut ctr, Duration::from_secs(120)).await?;
     }
