@@ -1,4 +1,6 @@
 //! The Soloist operator (in progress).
 
 pub mod api;
+pub mod broker;
+pub mod metrics;
 pub mod plan;

@@ -4,6 +4,10 @@
 
 pub mod autoscaler;
 pub mod claims;
+pub mod deployment;
+pub mod drift;
 pub mod metadata;
 pub mod reason;
+pub mod status;
 pub mod topology;
+pub mod workers;

@@ -83,12 +83,20 @@ reasons! {
     ContainerNotCreated => "See the message for what is missing.",
     /// A worker stops again and again after its start.
     CrashLooping => "See `kubectl logs --previous` of the pod.",
+    /// Workers have been running for a while, but do not become ready.
+    WorkersNotReady => "See `kubectl logs` of the pods, and the condition BrokerReachable: a worker is ready when it consumes its queues.",
     /// No node has room for a worker.
     Unschedulable => "Lower spec.worker.resources or add nodes.",
     /// A resource quota of the namespace doesn't allow more workers.
     QuotaExceeded => "Raise the quota, or lower maxReplicas or resources.",
     /// The API server refuses to create the workers' pods.
     PodsRefused => "See the message: an admission policy, a limit range or a missing service account.",
+    /// The resource doesn't fit its definition, so the operator can't read it (only in events).
+    ResourceInvalid => "Correct the field that the message names; perhaps the definition (CRD) is of another version than the operator.",
+    /// Workers were added or taken away (only in events).
+    Scaled => "Nothing.",
+    /// The API server refused to change the number of workers (only in events).
+    ScalingFailed => "See the message.",
     /// spec.worker.template isn't a pod template.
     TemplateInvalid => "Correct the field that the message names.",
     /// The API server refuses the Deployment of the workers.

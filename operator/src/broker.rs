@@ -1,0 +1,155 @@
+//! Brokers: one connection each, whatever the number of TaskQueues on it.
+//!
+//! ```text
+//!                    Hub ── one per distinct address and credentials ──┐
+//!   subscribe, view   │                                                ▼
+//!   ◄─────────────────┤    Shared state  ◄── connection: connect, lose, connect again
+//!                     │                         ├─ poller: reads every queue, every second
+//!   trigger reconcile ◄── what changed ◄────────┼─ declarations: queues, exchanges, bindings
+//!                                               ├─ policies, over the management API
+//!                                               └─ heartbeats of workers
+//! ```
+//!
+//! A reconciliation never waits for a broker: it states what it needs ([`Hub::subscribe`]) and reads what is known ([`Hub::view`]). So a
+//! broker that hangs delays nobody but itself.
+
+mod connection;
+mod declarations;
+mod heartbeats;
+mod management;
+mod policies;
+mod poller;
+mod reading;
+mod state;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use celery_client::BrokerAddress;
+use kube::runtime::reflector::ObjectRef;
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::task::JoinHandle;
+
+use crate::api::v1alpha1::TaskQueue;
+use crate::metrics::Metrics;
+use crate::plan::topology::Topology;
+use state::Shared;
+pub use state::View;
+
+/// Says which TaskQueues have something new to decide on.
+pub type Trigger = UnboundedSender<ObjectRef<TaskQueue>>;
+
+/// After this long without a new reading, a queue's length is stale: a few polls may fail before scaling rests.
+pub const STALE_AFTER: Duration = Duration::from_secs(5);
+
+/// After this long without a heartbeat, nothing is known of a worker. They come every two seconds.
+pub const SILENT_AFTER: Duration = Duration::from_secs(10);
+
+/// All brokers that TaskQueues use.
+pub struct Hub {
+    brokers: Mutex<Vec<Broker>>,
+    trigger: Trigger,
+    metrics: Arc<Metrics>,
+    /// The name of the connections, shown by RabbitMQ.
+    name: String,
+}
+
+struct Broker {
+    address: BrokerAddress,
+    shared: Arc<Shared>,
+    task: JoinHandle<()>,
+}
+
+impl Hub {
+    /// A hub without brokers. `name` is what RabbitMQ shows as the name of its connections.
+    pub fn new(name: String, trigger: Trigger, metrics: Arc<Metrics>) -> Self {
+        Self { brokers: Mutex::default(), trigger, metrics, name }
+    }
+
+    fn brokers(&self) -> MutexGuard<'_, Vec<Broker>> {
+        self.brokers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// States what a TaskQueue needs: the broker at `address`, with everything in `topology` declared there, and heartbeats of the workers
+    /// `nodes`. Stating the same again does nothing.
+    ///
+    /// The first TaskQueue on a broker opens the connection; a TaskQueue whose address has changed moves over.
+    pub fn subscribe(
+        &self,
+        task_queue: &ObjectRef<TaskQueue>,
+        address: &BrokerAddress,
+        topology: &Arc<Topology>,
+        nodes: Vec<String>,
+    ) {
+        let mut brokers = self.brokers();
+        for broker in brokers.iter().filter(|broker| broker.address != *address) {
+            broker.shared.unsubscribe(task_queue);
+        }
+        Self::close_unused(&mut brokers, Some(address));
+        let index = brokers.iter().position(|broker| broker.address == *address);
+        let broker = match index {
+            Some(index) => &brokers[index],
+            None => brokers.push_mut(self.open(address)),
+        };
+        broker.shared.subscribe(task_queue, topology, nodes);
+    }
+
+    /// States that a TaskQueue needs no broker any more: it is gone, or its address isn't known.
+    pub fn unsubscribe(&self, task_queue: &ObjectRef<TaskQueue>) {
+        let mut brokers = self.brokers();
+        for broker in brokers.iter() {
+            broker.shared.unsubscribe(task_queue);
+        }
+        Self::close_unused(&mut brokers, None);
+    }
+
+    /// What is known now about the broker and the queues of a TaskQueue; nothing if it hasn't subscribed.
+    pub fn view(&self, task_queue: &ObjectRef<TaskQueue>, now: Instant) -> Option<View> {
+        self.brokers().iter().find_map(|broker| broker.shared.view(task_queue, now))
+    }
+
+    /// Sets the gauges that grow with time, which is to be done before each scrape.
+    pub fn refresh_metrics(&self) {
+        let now = Instant::now();
+        for broker in self.brokers().iter() {
+            for (task_queue, age) in broker.shared.observation_ages(now) {
+                let labels = [task_queue.namespace, task_queue.name];
+                self.metrics.observation_age.with_label_values(&labels).set(age.as_secs_f64());
+            }
+        }
+    }
+
+    fn open(&self, address: &BrokerAddress) -> Broker {
+        let shared = Arc::new(Shared::new(self.trigger.clone()));
+        let running = connection::run(
+            address.clone(),
+            self.name.clone(),
+            Arc::clone(&shared),
+            Arc::clone(&self.metrics),
+        );
+        Broker { address: address.clone(), shared, task: tokio::spawn(running) }
+    }
+
+    fn close_unused(brokers: &mut Vec<Broker>, keep: Option<&BrokerAddress>) {
+        brokers.retain(|broker| {
+            let used = broker.shared.is_used() || Some(&broker.address) == keep;
+            if !used {
+                tracing::info!(broker = %broker.address, "no TaskQueue uses this broker any more");
+                // Dropping the connection closes it.
+                broker.task.abort();
+            }
+            used
+        });
+    }
+}
+
+impl Drop for Hub {
+    fn drop(&mut self) {
+        for broker in self.brokers().iter() {
+            broker.task.abort();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

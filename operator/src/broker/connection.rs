@@ -1,0 +1,186 @@
+//! The connection to one broker: made, used until it is lost, and made again.
+//!
+//! Lapin's own recovery stays off: what is read and declared here has no state worth recovering, and a fresh connection is the
+//! simplest state there is. Nothing is ever published on it, so that a broker in memory or disk alarm, which stops reading from
+//! publishers, goes on answering.
+
+use std::error::Error as _;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use celery_client::queue::reply_code;
+use celery_client::{BrokerAddress, ConnectError};
+use futures_util::StreamExt as _;
+use lapin::{Connection, Event};
+
+use super::state::Shared;
+use super::{declarations, heartbeats, policies, poller};
+use crate::metrics::Metrics;
+use crate::plan::reason::Reason;
+use crate::plan::status::Problem;
+
+/// Longest wait between two attempts to connect: after an outage all is well again soon, and one attempt each ten seconds
+/// burdens nobody.
+const RETRY_AT_MOST: Duration = Duration::from_secs(10);
+
+/// First wait after a failed attempt; it doubles from attempt to attempt.
+const RETRY_FIRST: Duration = Duration::from_millis(500);
+
+/// Wait after the broker refused the credentials: only a changed Secret can help, which comes as another address.
+const RETRY_REFUSED: Duration = Duration::from_secs(30);
+
+/// Longest wait for an answer of the broker to anything but a poll.
+pub(super) const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Keeps a connection to the broker for as long as it isn't aborted.
+pub(super) async fn run(address: BrokerAddress, name: String, shared: Arc<Shared>, metrics: Arc<Metrics>) {
+    let mut attempt = 0;
+    loop {
+        let problem = match celery_client::connect(&address, &name).await {
+            Ok(connection) => {
+                tracing::info!(broker = %address, "connected to broker");
+                shared.connected(Instant::now());
+                let since = Instant::now();
+                let lost = session(&connection, &address, &shared, &metrics).await;
+                tracing::warn!(broker = %address, error = %lost, "connection to broker lost");
+                // A broker that lets us in and throws us out again gets no burst of attempts.
+                if since.elapsed() > RETRY_AT_MOST {
+                    attempt = 0;
+                }
+                Problem {
+                    reason: Reason::ConnectionLost,
+                    message: format!("connection to {address} lost: {lost}"),
+                }
+            }
+            Err(error) => {
+                let problem = connect_problem(&address, &error);
+                tracing::warn!(broker = %address, reason = %problem.reason, error = %problem.message, "connecting to broker failed");
+                problem
+            }
+        };
+        metrics.broker_errors.with_label_values(&[problem.reason.as_str()]).inc();
+        let wait = retry_after(problem.reason, attempt);
+        attempt += 1;
+        shared.disconnected(problem, Instant::now());
+        tokio::time::sleep(wait).await;
+    }
+}
+
+/// Everything that happens on one connection. Returns why it ended.
+async fn session(
+    connection: &Connection,
+    address: &BrokerAddress,
+    shared: &Shared,
+    metrics: &Metrics,
+) -> Lost {
+    tokio::select! {
+        lost = until_error(connection) => lost,
+        lost = poller::run(connection, shared, metrics) => lost,
+        lost = declarations::run(connection, shared, metrics) => lost,
+        lost = heartbeats::run(connection, shared) => lost,
+        () = policies::run(address, shared, metrics) => Lost("policies ended".to_owned()),
+    }
+}
+
+async fn until_error(connection: &Connection) -> Lost {
+    let mut events = std::pin::pin!(connection.events_listener());
+    while let Some(event) = events.next().await {
+        match event {
+            Event::Error(error) => return Lost::from(error),
+            Event::ConnectionBlocked(reason) => {
+                tracing::warn!(reason, "broker blocks publishers");
+            }
+            _ => {}
+        }
+    }
+    Lost("closed".to_owned())
+}
+
+/// Why a connection ended.
+#[derive(Debug)]
+pub(super) struct Lost(pub(super) String);
+
+impl std::fmt::Display for Lost {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl From<lapin::Error> for Lost {
+    fn from(error: lapin::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// What an operation on a connection came to.
+pub(super) enum Failure {
+    /// The connection is of no more use.
+    Lost(Lost),
+    /// The broker refused this one thing, and closed the channel.
+    Refused(lapin::Error),
+}
+
+/// Waits for an answer of the broker, but not for ever.
+pub(super) async fn answered<T>(
+    connection: &Connection,
+    what: &str,
+    operation: impl Future<Output = lapin::Result<T>>,
+) -> Result<T, Failure> {
+    match tokio::time::timeout(REPLY_TIMEOUT, operation).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(error)) if connection.status().connected() && reply_code(&error).is_some() => {
+            Err(Failure::Refused(error))
+        }
+        Ok(Err(error)) => Err(Failure::Lost(error.into())),
+        Err(_) => Err(Failure::Lost(Lost(format!("{what}: no answer in {REPLY_TIMEOUT:?}")))),
+    }
+}
+
+fn connect_problem(address: &BrokerAddress, error: &ConnectError) -> Problem {
+    let ConnectError::Refused { source, .. } = error else {
+        return Problem { reason: Reason::BrokerUnreachable, message: error.to_string() };
+    };
+    let (reason, text) = match reply_code(source) {
+        Some(403) => (
+            Reason::AuthFailed,
+            format!("{address} refuses user name and password of user `{}`", address.username),
+        ),
+        Some(530) => (
+            Reason::VhostRefused,
+            format!(
+                "{address} does not let user `{}` into virtual host `{}`: it does not exist, or there are no permissions on it",
+                address.username, address.vhost
+            ),
+        ),
+        _ => {
+            let cause = source.source().map_or_else(|| source.to_string(), ToString::to_string);
+            (Reason::BrokerUnreachable, format!("connect to {address}: {cause}"))
+        }
+    };
+    Problem { reason, message: text }
+}
+
+fn retry_after(reason: Reason, attempt: u32) -> Duration {
+    let wait = match reason {
+        Reason::AuthFailed | Reason::VhostRefused => RETRY_REFUSED,
+        _ => RETRY_FIRST.saturating_mul(1 << attempt.min(10)).min(RETRY_AT_MOST),
+    };
+    // Between half and all of it, so that many operators don't come back in step.
+    wait.mul_f64(0.5 + fastrand::f64() / 2.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_to_a_limit() {
+        for attempt in 0..40 {
+            assert!(retry_after(Reason::BrokerUnreachable, attempt) <= RETRY_AT_MOST);
+        }
+        assert!(retry_after(Reason::BrokerUnreachable, 0) <= RETRY_FIRST);
+        assert!(retry_after(Reason::BrokerUnreachable, 9) >= RETRY_AT_MOST / 2);
+        assert!(retry_after(Reason::AuthFailed, 0) >= RETRY_REFUSED / 2);
+    }
+}

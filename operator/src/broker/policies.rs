@@ -1,0 +1,111 @@
+//! Keeps one policy per queue in force, over the management API: dead letters, TTL, lengths, delivery limit.
+//!
+//! RabbitMQ applies only one policy to a queue. Where somebody else's applies already, ours would take that one out of force, so it isn't
+//! set, and the condition says what to add to the other.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use celery_client::BrokerAddress;
+use serde_json::Value;
+use tokio::time::sleep;
+
+use super::management::{Management, ManagementError, Policy};
+use super::state::Shared;
+use crate::metrics::Metrics;
+use crate::plan::topology::{POLICY_PREFIX, Queue, exact_pattern};
+
+/// What is in force is looked at again after this long.
+const REPEAT: Duration = Duration::from_secs(60);
+
+/// What failed is tried again after this long.
+const RETRY: Duration = Duration::from_secs(15);
+
+/// Brings policies in line, again and again. The management API may come and go; nothing else depends on it.
+pub(super) async fn run(address: &BrokerAddress, shared: &Shared, metrics: &Metrics) {
+    let management = Management::new(address);
+    loop {
+        let queues = shared.policy_queues();
+        let mut wait = REPEAT;
+        if !queues.is_empty() {
+            let problems = match &management {
+                Ok(management) => synchronize(management, &address.vhost, &queues).await,
+                Err(error) => Err(error.clone()),
+            };
+            let problems = problems.unwrap_or_else(|error| {
+                let problem = format!("management API at {}: {}", address.management_url(), error);
+                let set = queues.iter().filter(|queue| !queue.policy.is_empty());
+                set.map(|queue| (queue.name.clone(), problem.clone())).collect()
+            });
+            if let Some((queue, problem)) = problems.iter().next() {
+                metrics.broker_errors.with_label_values(&["PoliciesNotApplied"]).inc();
+                tracing::warn!(broker = %address, queue, problem, "policies are not in force");
+                wait = RETRY;
+            }
+            shared.policies(&problems, &queues, Instant::now());
+        }
+        tokio::select! {
+            () = shared.policies.notified() => {}
+            () = sleep(wait) => {}
+        }
+    }
+}
+
+/// Compares all policies with what is wanted and writes what differs. Returns what keeps the policy of which queue from being in force.
+async fn synchronize(
+    management: &Management,
+    vhost: &str,
+    queues: &[Queue],
+) -> Result<HashMap<String, String>, ManagementError> {
+    let mut problems = HashMap::new();
+    // A queue without settings needs no policy, and so no management API; one that had settings before is seen to if the API is there.
+    let wants_policies = queues.iter().any(|queue| !queue.policy.is_empty());
+    let existing = match management.policies(vhost).await {
+        Ok(existing) => existing,
+        Err(_) if !wants_policies => return Ok(problems),
+        Err(error) => return Err(error),
+    };
+    let existing: HashMap<&str, &Policy> = existing
+        .iter()
+        .filter(|policy| policy.name.starts_with(POLICY_PREFIX))
+        .map(|policy| (policy.name.as_str(), policy))
+        .collect();
+    for queue in queues {
+        let name = queue.policy_name();
+        let found = existing.get(name.as_str());
+        if queue.policy.is_empty() {
+            if found.is_some() {
+                management.delete_policy(vhost, &name).await?;
+                tracing::info!(queue = queue.name, "policy deleted");
+            }
+            continue;
+        }
+        let wanted = Policy {
+            name: name.clone(),
+            pattern: exact_pattern(&queue.name),
+            apply_to: "queues".to_owned(),
+            priority: 0,
+            definition: queue.policy.clone(),
+        };
+        if found == Some(&&wanted) {
+            continue;
+        }
+        match management.policy_of(vhost, &queue.name).await? {
+            Some(foreign) if foreign != name => {
+                let definition = Value::Object(queue.policy.clone());
+                problems.insert(
+                    queue.name.clone(),
+                    format!(
+                        "the policy `{foreign}` applies to queue `{}` already: add {definition} to it",
+                        queue.name
+                    ),
+                );
+            }
+            _ => {
+                management.put_policy(vhost, &wanted).await?;
+                tracing::info!(queue = queue.name, "policy set");
+            }
+        }
+    }
+    Ok(problems)
+}

@@ -1,0 +1,412 @@
+//! What is known about one broker, shared between its connection and the reconciliations.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use kube::runtime::reflector::ObjectRef;
+use tokio::sync::Notify;
+
+use super::reading::Reading;
+use super::{SILENT_AFTER, STALE_AFTER, Trigger};
+use crate::api::v1alpha1::TaskQueue;
+use crate::plan::autoscaler::Backlog;
+use crate::plan::status::{BrokerState, Policies, Problem, QueueState};
+use crate::plan::topology::{Queue, Topology};
+
+/// A worker that hasn't been heard of for this long is forgotten.
+const FORGET_WORKER_AFTER: Duration = Duration::from_secs(60);
+
+/// What is known about the broker and the queues of one TaskQueue.
+#[derive(Clone, Debug, PartialEq)]
+pub struct View {
+    /// The connection.
+    pub broker: BrokerState,
+    /// The declaration of the queues.
+    pub queues: QueueState,
+    /// Messages ready.
+    pub backlog: Backlog,
+    /// Tasks that each of the subscribed workers runs; absent for those that haven't said so lately.
+    pub active: HashMap<String, u32>,
+    /// When the backlog last changed.
+    pub backlog_changed_at: Option<Instant>,
+}
+
+pub(super) struct Shared {
+    state: Mutex<State>,
+    trigger: Trigger,
+    /// Something is to be declared.
+    pub(super) declarations: Notify,
+    /// Policies are to be brought in line.
+    pub(super) policies: Notify,
+}
+
+struct State {
+    broker: BrokerState,
+    subscriptions: HashMap<ObjectRef<TaskQueue>, Subscription>,
+    readings: HashMap<String, Reading>,
+    /// Queues that were not there when they were to be read. They are left out until they have been declared anew.
+    absent: HashSet<String>,
+    heartbeats: HashMap<String, Heartbeat>,
+}
+
+struct Subscription {
+    topology: Arc<Topology>,
+    nodes: Vec<String>,
+    declared: Declared,
+    policies: Policies,
+    /// What the TaskQueue was told last.
+    told: Option<Told>,
+    backlog_changed_at: Option<Instant>,
+}
+
+/// How far the declaration of a topology is.
+#[derive(Clone, Debug, PartialEq)]
+enum Declared {
+    /// To be declared now.
+    Due,
+    /// Declared, and to be looked at again at this time.
+    Done(Instant),
+    /// Failed, and to be tried again at this time.
+    Failed(Problem, Instant),
+}
+
+/// What a reconciliation depends on. It is wanted when this changes.
+#[derive(Clone, PartialEq)]
+struct Told {
+    broker: BrokerState,
+    queues: QueueState,
+    backlog: Backlog,
+    reporting_workers: usize,
+    running: u32,
+}
+
+#[derive(Clone, Copy)]
+struct Heartbeat {
+    active: u32,
+    seen_at: Instant,
+}
+
+/// A topology that is to be declared.
+pub(super) struct Due {
+    pub(super) task_queue: ObjectRef<TaskQueue>,
+    pub(super) topology: Arc<Topology>,
+}
+
+/// How declaring a topology went.
+pub(super) enum Declaration {
+    Done,
+    Failed(Problem),
+}
+
+impl Shared {
+    pub(super) fn new(trigger: Trigger) -> Self {
+        let state = State {
+            broker: BrokerState::Connecting,
+            subscriptions: HashMap::new(),
+            readings: HashMap::new(),
+            absent: HashSet::new(),
+            heartbeats: HashMap::new(),
+        };
+        Self { state: Mutex::new(state), trigger, declarations: Notify::new(), policies: Notify::new() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn subscribe(
+        &self,
+        task_queue: &ObjectRef<TaskQueue>,
+        topology: &Arc<Topology>,
+        nodes: Vec<String>,
+    ) {
+        let mut state = self.state();
+        match state.subscriptions.get_mut(task_queue) {
+            Some(subscription) if subscription.topology == *topology => {
+                subscription.nodes = nodes;
+                return;
+            }
+            _ => {}
+        }
+        let subscription = Subscription {
+            topology: Arc::clone(topology),
+            nodes,
+            declared: Declared::Due,
+            policies: Policies::Pending,
+            told: None,
+            backlog_changed_at: None,
+        };
+        state.subscriptions.insert(task_queue.clone(), subscription);
+        state.forget_unused_readings();
+        self.declarations.notify_one();
+    }
+
+    pub(super) fn unsubscribe(&self, task_queue: &ObjectRef<TaskQueue>) {
+        let mut state = self.state();
+        if state.subscriptions.remove(task_queue).is_some() {
+            state.forget_unused_readings();
+        }
+    }
+
+    pub(super) fn is_used(&self) -> bool {
+        !self.state().subscriptions.is_empty()
+    }
+
+    pub(super) fn view(&self, task_queue: &ObjectRef<TaskQueue>, now: Instant) -> Option<View> {
+        let state = self.state();
+        let subscription = state.subscriptions.get(task_queue)?;
+        Some(View {
+            broker: state.broker.clone(),
+            queues: state.queue_state(subscription),
+            backlog: state.backlog(subscription, now),
+            active: state.active(subscription, now).map(|(node, active)| (node.to_owned(), active)).collect(),
+            backlog_changed_at: subscription.backlog_changed_at,
+        })
+    }
+
+    /// The age of the oldest reading of each TaskQueue whose queues were all read on this connection.
+    pub(super) fn observation_ages(&self, now: Instant) -> Vec<(OwnedName, Duration)> {
+        let state = self.state();
+        let age = |subscription: &Subscription| {
+            let ages = subscription.topology.consumed().map(|queue| state.readings.get(queue)?.age(now));
+            ages.collect::<Option<Vec<_>>>()?.into_iter().max()
+        };
+        state
+            .subscriptions
+            .iter()
+            .filter_map(|(task_queue, subscription)| Some((OwnedName::from(task_queue), age(subscription)?)))
+            .collect()
+    }
+
+    /// The connection stands: everything is looked at anew.
+    pub(super) fn connected(&self, now: Instant) {
+        let mut state = self.state();
+        state.broker = BrokerState::Connected;
+        for subscription in state.subscriptions.values_mut() {
+            subscription.declared = Declared::Due;
+        }
+        self.tell(&mut state, now);
+    }
+
+    /// There is no connection.
+    pub(super) fn disconnected(&self, problem: Problem, now: Instant) {
+        let mut state = self.state();
+        state.broker = BrokerState::Failed(problem);
+        for reading in state.readings.values_mut() {
+            reading.disconnect();
+        }
+        self.tell(&mut state, now);
+    }
+
+    /// Names of the queues to read: all of them, or those only that are growing. Queues that aren't declared yet aren't there to be read.
+    pub(super) fn queues_to_read(&self, growing_only: bool) -> Vec<String> {
+        let state = self.state();
+        let mut queues: Vec<String> = state
+            .subscriptions
+            .values()
+            .filter(|subscription| subscription.declared != Declared::Due)
+            .flat_map(|subscription| subscription.topology.consumed())
+            .filter(|queue| !state.absent.contains(*queue))
+            .filter(|queue| !growing_only || state.readings.get(*queue).is_some_and(Reading::is_growing))
+            .map(str::to_owned)
+            .collect();
+        queues.sort_unstable();
+        queues.dedup();
+        queues
+    }
+
+    /// Takes in what was read and tells the TaskQueues for which something has changed. Returns whether some queue is growing.
+    pub(super) fn read(&self, lengths: Vec<(String, u64, Duration)>, now: Instant) -> bool {
+        let mut state = self.state();
+        for (queue, ready, took) in lengths {
+            state.readings.entry(queue).or_default().update(ready, took, now);
+        }
+        state.heartbeats.retain(|_, heartbeat| now.duration_since(heartbeat.seen_at) < FORGET_WORKER_AFTER);
+        self.tell(&mut state, now);
+        state.readings.values().any(Reading::is_growing)
+    }
+
+    /// A queue that should be there isn't: it is to be declared anew.
+    pub(super) fn missing(&self, queue: &str) {
+        let mut state = self.state();
+        state.readings.remove(queue);
+        state.absent.insert(queue.to_owned());
+        for subscription in state.subscriptions.values_mut() {
+            if matches!(subscription.declared, Declared::Done(_))
+                && subscription.topology.consumed().any(|consumed| consumed == queue)
+            {
+                subscription.declared = Declared::Due;
+            }
+        }
+        self.declarations.notify_one();
+    }
+
+    /// Takes in a heartbeat of a worker.
+    pub(super) fn heartbeat(&self, node: String, active: u32, now: Instant) {
+        self.state().heartbeats.insert(node, Heartbeat { active, seen_at: now });
+    }
+
+    /// A worker says that it stops.
+    pub(super) fn offline(&self, node: &str) {
+        self.state().heartbeats.remove(node);
+    }
+
+    /// A topology that is to be declared now.
+    pub(super) fn due_declaration(&self, now: Instant) -> Option<Due> {
+        let state = self.state();
+        let is_due = |declared: &Declared| match declared {
+            Declared::Due => true,
+            Declared::Done(again) | Declared::Failed(_, again) => *again <= now,
+        };
+        let (task_queue, subscription) =
+            state.subscriptions.iter().find(|(_, subscription)| is_due(&subscription.declared))?;
+        Some(Due { task_queue: task_queue.clone(), topology: Arc::clone(&subscription.topology) })
+    }
+
+    /// Notes how a declaration went, unless something else is wanted by now.
+    pub(super) fn declared(&self, due: &Due, declaration: Declaration, again: Instant, now: Instant) {
+        let mut state = self.state();
+        for queue in due.topology.consumed() {
+            state.absent.remove(queue);
+        }
+        if let Some(subscription) = state.subscriptions.get_mut(&due.task_queue)
+            && subscription.topology == due.topology
+        {
+            if subscription.policies == Policies::Pending {
+                self.policies.notify_one();
+            }
+            subscription.declared = match declaration {
+                Declaration::Done => Declared::Done(again),
+                Declaration::Failed(problem) => Declared::Failed(problem, again),
+            };
+        }
+        self.tell(&mut state, now);
+    }
+
+    /// All queues that there are policies for, or that are to have none.
+    pub(super) fn policy_queues(&self) -> Vec<Queue> {
+        let state = self.state();
+        let declared =
+            state.subscriptions.values().filter(|subscription| subscription.declared != Declared::Due);
+        declared.flat_map(|subscription| subscription.topology.queues.iter().cloned()).collect()
+    }
+
+    /// Notes for each queue what keeps its policy from being in force, if anything does.
+    pub(super) fn policies(&self, problems: &HashMap<String, String>, examined: &[Queue], now: Instant) {
+        let mut state = self.state();
+        for subscription in state.subscriptions.values_mut() {
+            let queues = &subscription.topology.queues;
+            if queues.iter().all(|queue| examined.contains(queue)) {
+                let problem = queues.iter().find_map(|queue| problems.get(&queue.name));
+                subscription.policies = match problem {
+                    Some(problem) => Policies::NotApplied(problem.clone()),
+                    None => Policies::Applied,
+                };
+            }
+        }
+        self.tell(&mut state, now);
+    }
+
+    /// Asks for a reconciliation of each TaskQueue for which something has changed since it was told last.
+    fn tell(&self, state: &mut State, now: Instant) {
+        let changes: Vec<_> = state
+            .subscriptions
+            .iter()
+            .filter_map(|(task_queue, subscription)| {
+                let told = state.told(subscription, now);
+                (subscription.told.as_ref() != Some(&told)).then(|| (task_queue.clone(), told))
+            })
+            .collect();
+        for (task_queue, told) in changes {
+            if let Some(subscription) = state.subscriptions.get_mut(&task_queue) {
+                if subscription.told.as_ref().is_none_or(|before| before.backlog != told.backlog) {
+                    subscription.backlog_changed_at = Some(now);
+                }
+                subscription.told = Some(told);
+            }
+            // Nobody listens any more when the operator is about to stop.
+            let _ = self.trigger.send(task_queue);
+        }
+    }
+}
+
+impl State {
+    fn told(&self, subscription: &Subscription, now: Instant) -> Told {
+        let (reporting_workers, running) = self
+            .active(subscription, now)
+            .fold((0, 0), |(workers, running), (_, active)| (workers + 1, running + active));
+        Told {
+            broker: self.broker.clone(),
+            queues: self.queue_state(subscription),
+            backlog: self.backlog(subscription, now),
+            reporting_workers,
+            running,
+        }
+    }
+
+    fn queue_state(&self, subscription: &Subscription) -> QueueState {
+        match (&self.broker, &subscription.declared) {
+            (BrokerState::Connected, Declared::Due) => QueueState::Declaring,
+            (BrokerState::Connected, Declared::Done(_)) => {
+                QueueState::Declared(subscription.policies.clone())
+            }
+            (BrokerState::Connected, Declared::Failed(problem, _)) => QueueState::Failed(problem.clone()),
+            _ => QueueState::WaitingForBroker,
+        }
+    }
+
+    fn backlog(&self, subscription: &Subscription, now: Instant) -> Backlog {
+        let mut known = Some(0_u64);
+        let mut fresh = 0_u64;
+        let (mut fresh_queues, mut stale_queues) = (0, 0);
+        for queue in subscription.topology.consumed() {
+            let reading = self.readings.get(queue);
+            let ready = reading.and_then(Reading::ready);
+            known = known.zip(ready).map(|(sum, ready)| sum.saturating_add(ready));
+            if reading.and_then(|reading| reading.age(now)).is_some_and(|age| age < STALE_AFTER) {
+                fresh = fresh.saturating_add(ready.unwrap_or_default());
+                fresh_queues += 1;
+            } else {
+                stale_queues += 1;
+            }
+        }
+        match (fresh_queues, stale_queues, known) {
+            (1.., 0, _) => Backlog::Fresh { ready: fresh },
+            (1.., _, _) => Backlog::Partial { ready: fresh },
+            (0, 1.., Some(ready)) => Backlog::Stale { ready },
+            _ => Backlog::Unknown,
+        }
+    }
+
+    /// Tasks that run on those of the subscribed workers that have said so lately.
+    fn active<'a>(
+        &'a self,
+        subscription: &'a Subscription,
+        now: Instant,
+    ) -> impl Iterator<Item = (&'a str, u32)> + 'a {
+        subscription.nodes.iter().filter_map(move |node| {
+            let heartbeat = self.heartbeats.get(node)?;
+            (now.duration_since(heartbeat.seen_at) < SILENT_AFTER)
+                .then_some((node.as_str(), heartbeat.active))
+        })
+    }
+
+    fn forget_unused_readings(&mut self) {
+        let used: HashSet<&str> =
+            self.subscriptions.values().flat_map(|subscription| subscription.topology.consumed()).collect();
+        self.readings.retain(|queue, _| used.contains(queue.as_str()));
+    }
+}
+
+/// Namespace and name of a TaskQueue, for the labels of metrics.
+pub(super) struct OwnedName {
+    pub(super) namespace: String,
+    pub(super) name: String,
+}
+
+impl From<&ObjectRef<TaskQueue>> for OwnedName {
+    fn from(task_queue: &ObjectRef<TaskQueue>) -> Self {
+        Self { namespace: task_queue.namespace.clone().unwrap_or_default(), name: task_queue.name.clone() }
+    }
+}

@@ -1,0 +1,408 @@
+//! The operator's Prometheus metrics.
+//!
+//! A TaskQueue has at most 15 series, which go when it goes. The names `controller_runtime_*` and `workqueue_*` are those of controllers
+//! written in Go, so that their stock dashboards and alerts work.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use prometheus::{
+    Encoder as _, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
+    IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+/// The value of the labels `controller` and `name` of the stock metrics.
+const CONTROLLER: &str = "taskqueue";
+
+/// All metrics of the operator.
+pub struct Metrics {
+    registry: Registry,
+
+    /// Messages that wait for a worker.
+    pub messages_ready: GaugeVec,
+    /// Tasks that workers run.
+    pub running_tasks: GaugeVec,
+    /// Worker pods that exist.
+    pub replicas: GaugeVec,
+    /// Worker pods asked for.
+    pub replicas_desired: GaugeVec,
+    /// Fewest workers, from the spec.
+    pub replicas_min: GaugeVec,
+    /// Most workers, from the spec.
+    pub replicas_max: GaugeVec,
+    /// Age of the oldest reading that decisions rest on.
+    pub observation_age: GaugeVec,
+
+    /// Changes of the number of replicas, by direction and reason.
+    pub scale_decisions: IntCounterVec,
+    /// From a change of the backlog seen to the patch acknowledged by the API server.
+    pub decision_latency: Histogram,
+    /// Time to read all queues of a broker.
+    pub broker_poll_duration: Histogram,
+    /// Errors of brokers, by reason.
+    pub broker_errors: IntCounterVec,
+
+    /// 1 if this instance leads.
+    pub leader: IntGauge,
+
+    reconcile_total: IntCounterVec,
+    reconcile_errors: IntCounter,
+    reconcile_time: Histogram,
+    active_workers: IntGauge,
+    max_concurrent_reconciles: IntGauge,
+    queue: WorkQueue,
+}
+
+impl Metrics {
+    /// Registers everything, with the metrics of the process where the system has them.
+    pub fn new() -> prometheus::Result<Self> {
+        let registry = Registry::new();
+        let make = Maker { registry: &registry };
+        let task_queue = &["namespace", "taskqueue"];
+        let metrics = Self {
+            messages_ready: make.gauges(
+                "soloist_taskqueue_messages_ready",
+                "Messages that wait for a worker.",
+                task_queue,
+            )?,
+            running_tasks: make.gauges(
+                "soloist_taskqueue_running_tasks",
+                "Tasks that workers run.",
+                task_queue,
+            )?,
+            replicas: make.gauges("soloist_taskqueue_replicas", "Worker pods that exist.", task_queue)?,
+            replicas_desired: make.gauges(
+                "soloist_taskqueue_replicas_desired",
+                "Worker pods that the last decision asked for.",
+                task_queue,
+            )?,
+            replicas_min: make.gauges(
+                "soloist_taskqueue_replicas_min",
+                "Fewest workers, from the spec.",
+                task_queue,
+            )?,
+            replicas_max: make.gauges(
+                "soloist_taskqueue_replicas_max",
+                "Most workers, from the spec.",
+                task_queue,
+            )?,
+            observation_age: make.gauges(
+                "soloist_observation_age_seconds",
+                "Age of the oldest queue reading that decisions on a TaskQueue rest on.",
+                task_queue,
+            )?,
+            scale_decisions: make.counters(
+                "soloist_scale_decisions_total",
+                "Changes of the number of replicas.",
+                &["direction", "reason"],
+            )?,
+            decision_latency: make.histogram(
+                "soloist_decision_latency_seconds",
+                "From a change of the backlog seen to the replicas patch acknowledged.",
+                &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0],
+            )?,
+            broker_poll_duration: make.histogram(
+                "soloist_broker_poll_duration_seconds",
+                "Time to read all queues of a broker once.",
+                &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5],
+            )?,
+            broker_errors: make.counters("soloist_broker_errors_total", "Errors of brokers.", &["reason"])?,
+            leader: make.labelled_gauge(
+                "leader_election_master_status",
+                "1 if this instance leads, 0 if it waits.",
+                "name",
+                crate::plan::metadata::OPERATOR,
+            )?,
+            reconcile_total: make.counters(
+                "controller_runtime_reconcile_total",
+                "Reconciliations per controller.",
+                &["controller", "result"],
+            )?,
+            reconcile_errors: make.labelled_counter(
+                "controller_runtime_reconcile_errors_total",
+                "Reconciliations that failed per controller.",
+                "controller",
+            )?,
+            reconcile_time: make.labelled_histogram(
+                "controller_runtime_reconcile_time_seconds",
+                "Length of time per reconciliation per controller.",
+                "controller",
+            )?,
+            active_workers: make.labelled_gauge(
+                "controller_runtime_active_workers",
+                "Reconciliations that run now per controller.",
+                "controller",
+                CONTROLLER,
+            )?,
+            max_concurrent_reconciles: make.labelled_gauge(
+                "controller_runtime_max_concurrent_reconciles",
+                "Most reconciliations at a time per controller.",
+                "controller",
+                CONTROLLER,
+            )?,
+            queue: WorkQueue::new(&make)?,
+            registry: registry.clone(),
+        };
+        let build_info = Gauge::with_opts(
+            Opts::new("soloist_operator_build_info", "Version of the operator; always 1.")
+                .const_label("version", env!("CARGO_PKG_VERSION")),
+        )?;
+        build_info.set(1.0);
+        registry.register(Box::new(build_info))?;
+        #[cfg(target_os = "linux")]
+        registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        Ok(metrics)
+    }
+
+    /// All metrics as text, for a scrape.
+    pub fn render(&self) -> prometheus::Result<String> {
+        self.queue.refresh();
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+
+    /// Removes the series of a TaskQueue that is gone.
+    pub fn forget(&self, namespace: &str, task_queue: &str) {
+        for gauges in [
+            &self.messages_ready,
+            &self.running_tasks,
+            &self.replicas,
+            &self.replicas_desired,
+            &self.replicas_min,
+            &self.replicas_max,
+            &self.observation_age,
+        ] {
+            // An error means that there was no such series, which is as good.
+            let _ = gauges.remove_label_values(&[namespace, task_queue]);
+        }
+    }
+
+    /// States how many reconciliations may run at a time.
+    pub fn set_max_concurrent_reconciles(&self, max: u16) {
+        self.max_concurrent_reconciles.set(max.into());
+    }
+
+    /// Notes that something asks for a reconciliation of an object.
+    pub fn enqueued(&self, key: &str) {
+        self.queue.add(key);
+    }
+
+    /// Notes the start of a reconciliation; its end is noted with [`reconciled`](Self::reconciled).
+    pub fn reconciling(&self, key: &str) {
+        self.active_workers.inc();
+        self.queue.start(key);
+    }
+
+    /// Notes the end of a reconciliation.
+    pub fn reconciled(&self, key: &str, outcome: Outcome) {
+        self.active_workers.dec();
+        let result = match outcome {
+            Outcome::Success => "success",
+            Outcome::RequeueAfter => "requeue_after",
+            Outcome::Error => "error",
+        };
+        if matches!(outcome, Outcome::Error) {
+            self.reconcile_errors.inc();
+            self.queue.retries.inc();
+        }
+        self.reconcile_total.with_label_values(&[CONTROLLER, result]).inc();
+        self.reconcile_time.observe(self.queue.finish(key).as_secs_f64());
+    }
+}
+
+/// How a reconciliation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Everything is as it is to be.
+    Success,
+    /// The same, but to be looked at again after a while.
+    RequeueAfter,
+    /// It is to be tried again.
+    Error,
+}
+
+/// What client-go's work queue exports, measured around kube-rs's scheduler, which has no metrics of its own.
+struct WorkQueue {
+    depth: IntGauge,
+    adds: IntCounter,
+    retries: IntCounter,
+    queue_duration: Histogram,
+    work_duration: Histogram,
+    unfinished: Gauge,
+    longest_running: Gauge,
+    objects: Mutex<Objects>,
+}
+
+#[derive(Default)]
+struct Objects {
+    waiting: HashMap<String, Instant>,
+    running: HashMap<String, Instant>,
+}
+
+impl WorkQueue {
+    fn new(make: &Maker<'_>) -> prometheus::Result<Self> {
+        let gauge = |name: &str, help: &str| {
+            let gauge = Gauge::with_opts(Opts::new(name, help).const_label("name", CONTROLLER))?;
+            make.register(gauge)
+        };
+        Ok(Self {
+            depth: make.labelled_gauge(
+                "workqueue_depth",
+                "Objects that wait to be reconciled.",
+                "name",
+                CONTROLLER,
+            )?,
+            adds: make.labelled_counter("workqueue_adds_total", "Objects put into the queue.", "name")?,
+            retries: make.labelled_counter(
+                "workqueue_retries_total",
+                "Objects put back after an error.",
+                "name",
+            )?,
+            queue_duration: make.labelled_histogram(
+                "workqueue_queue_duration_seconds",
+                "How long an object waits in the queue.",
+                "name",
+            )?,
+            work_duration: make.labelled_histogram(
+                "workqueue_work_duration_seconds",
+                "How long an object is worked on.",
+                "name",
+            )?,
+            unfinished: gauge(
+                "workqueue_unfinished_work_seconds",
+                "Seconds of work in progress that work_duration has not yet counted.",
+            )?,
+            longest_running: gauge(
+                "workqueue_longest_running_processor_seconds",
+                "Seconds that the longest reconciliation has run so far.",
+            )?,
+            objects: Mutex::default(),
+        })
+    }
+
+    fn objects(&self) -> std::sync::MutexGuard<'_, Objects> {
+        self.objects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, key: &str) {
+        let mut objects = self.objects();
+        if !objects.waiting.contains_key(key) {
+            objects.waiting.insert(key.to_owned(), Instant::now());
+            self.adds.inc();
+        }
+    }
+
+    fn start(&self, key: &str) {
+        let mut objects = self.objects();
+        let now = Instant::now();
+        let waited = match objects.waiting.remove(key) {
+            Some(since) => now.duration_since(since),
+            // A timer of the scheduler has put it there.
+            None => {
+                self.adds.inc();
+                Duration::ZERO
+            }
+        };
+        objects.running.insert(key.to_owned(), now);
+        self.queue_duration.observe(waited.as_secs_f64());
+    }
+
+    fn finish(&self, key: &str) -> Duration {
+        let started = self.objects().running.remove(key);
+        let worked = started.map(|started| started.elapsed()).unwrap_or_default();
+        self.work_duration.observe(worked.as_secs_f64());
+        worked
+    }
+
+    fn refresh(&self) {
+        let objects = self.objects();
+        self.depth.set(i64::try_from(objects.waiting.len()).unwrap_or(i64::MAX));
+        let running = || objects.running.values().map(|since| since.elapsed().as_secs_f64());
+        self.unfinished.set(running().sum());
+        self.longest_running.set(running().fold(0.0, f64::max));
+    }
+}
+
+/// Makes metrics and registers them.
+struct Maker<'a> {
+    registry: &'a Registry,
+}
+
+impl Maker<'_> {
+    fn register<C: prometheus::core::Collector + Clone + 'static>(&self, metric: C) -> prometheus::Result<C> {
+        self.registry.register(Box::new(metric.clone()))?;
+        Ok(metric)
+    }
+
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<GaugeVec> {
+        self.register(GaugeVec::new(Opts::new(name, help), labels)?)
+    }
+
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
+        self.register(IntCounterVec::new(Opts::new(name, help), labels)?)
+    }
+
+    fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> prometheus::Result<Histogram> {
+        self.register(Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))?)
+    }
+
+    fn labelled_gauge(
+        &self,
+        name: &str,
+        help: &str,
+        label: &str,
+        value: &str,
+    ) -> prometheus::Result<IntGauge> {
+        Ok(self.register(IntGaugeVec::new(Opts::new(name, help), &[label])?)?.with_label_values(&[value]))
+    }
+
+    fn labelled_counter(&self, name: &str, help: &str, label: &str) -> prometheus::Result<IntCounter> {
+        Ok(self.counters(name, help, &[label])?.with_label_values(&[CONTROLLER]))
+    }
+
+    fn labelled_histogram(&self, name: &str, help: &str, label: &str) -> prometheus::Result<Histogram> {
+        let buckets = vec![0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+        let options = HistogramOpts::new(name, help).buckets(buckets);
+        Ok(self.register(HistogramVec::new(options, &[label])?)?.with_label_values(&[CONTROLLER]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn series(metrics: &Metrics, name: &str) -> Vec<String> {
+        let text = metrics.render().unwrap();
+        text.lines().filter(|line| line.starts_with(name)).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn series_of_a_task_queue_go_with_it() {
+        let metrics = Metrics::new().unwrap();
+        metrics.messages_ready.with_label_values(&["default", "red"]).set(5.0);
+        metrics.replicas_max.with_label_values(&["default", "red"]).set(50.0);
+        let of_task_queue =
+            |metrics: &Metrics| metrics.render().unwrap().matches("taskqueue=\"red\"").count();
+        assert_eq!(of_task_queue(&metrics), 2);
+        metrics.forget("default", "red");
+        assert_eq!(of_task_queue(&metrics), 0);
+    }
+
+    #[test]
+    fn queue_counts_an_object_once_however_often_it_is_asked_for() {
+        let metrics = Metrics::new().unwrap();
+        metrics.enqueued("default/red");
+        metrics.enqueued("default/red");
+        assert_eq!(series(&metrics, "workqueue_depth"), ["workqueue_depth{name=\"taskqueue\"} 1"]);
+        metrics.reconciling("default/red");
+        metrics.reconciled("default/red", Outcome::Success);
+        assert_eq!(series(&metrics, "workqueue_depth"), ["workqueue_depth{name=\"taskqueue\"} 0"]);
+        assert_eq!(series(&metrics, "workqueue_adds_total"), ["workqueue_adds_total{name=\"taskqueue\"} 1"]);
+        assert_eq!(
+            series(&metrics, "controller_runtime_reconcile_total"),
+            ["controller_runtime_reconcile_total{controller=\"taskqueue\",result=\"success\"} 1"]
+        );
+    }
+}

@@ -1,0 +1,278 @@
+//! The conditions of a TaskQueue: what works and what does not, and why.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+use super::autoscaler::{Decision, DecisionReason};
+use super::claims::Claim;
+use super::reason::Reason;
+use super::topology::Topology;
+
+/// Something that doesn't work: its word, and a sentence for the user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The word.
+    pub reason: Reason,
+    /// The sentence. Never with credentials.
+    pub message: String,
+}
+
+/// The connection to a broker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BrokerState {
+    /// Not connected yet.
+    Connecting,
+    /// Connected.
+    Connected,
+    /// Not connected, and why.
+    Failed(Problem),
+}
+
+/// The declaration of the queues.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum QueueState {
+    /// Nothing can be declared without a connection.
+    WaitingForBroker,
+    /// Being declared.
+    Declaring,
+    /// Declared.
+    Declared(Policies),
+    /// Not declared, and why.
+    Failed(Problem),
+}
+
+/// The policies of the queues.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Policies {
+    /// Being set.
+    Pending,
+    /// In force, or not needed.
+    Applied,
+    /// Not in force, and why.
+    NotApplied(String),
+}
+
+/// The worker pods.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Workers {
+    /// Pods that exist and are not about to go.
+    pub pods: u16,
+    /// Those of them that are ready.
+    pub ready: u16,
+    /// What keeps workers from running, if anything does.
+    pub problem: Option<Problem>,
+}
+
+/// Everything that the conditions speak of.
+#[derive(Clone, Debug)]
+pub struct Facts<'a> {
+    /// What is wanted on the broker.
+    pub topology: &'a Topology,
+    /// The connection to the broker, or what is wrong with its Secret.
+    pub broker: &'a BrokerState,
+    /// The queues.
+    pub queues: &'a QueueState,
+    /// The older TaskQueue that has one of the queues.
+    pub claim: Option<&'a Claim>,
+    /// The workers.
+    pub workers: &'a Workers,
+    /// The number of workers.
+    pub decision: &'a Decision,
+}
+
+/// A condition before it is merged with the one of before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stated {
+    /// Type of the condition.
+    pub type_: &'static str,
+    /// `True`, `False` or `Unknown`.
+    pub status: &'static str,
+    /// The word.
+    pub reason: Reason,
+    /// The sentence.
+    pub message: String,
+}
+
+impl Stated {
+    fn new(type_: &'static str, status: &'static str, reason: Reason, message: impl Into<String>) -> Self {
+        Self { type_, status, reason, message: message.into() }
+    }
+
+    /// Whether somebody should look at this: everything that isn't as it should be, but for what the user asked for.
+    pub fn is_warning(&self) -> bool {
+        let asked_for = matches!(self.reason, Reason::Paused | Reason::ManualReplicas);
+        (self.status == TRUE && self.reason == Reason::PoliciesNotApplied)
+            || (self.status == FALSE && !asked_for)
+    }
+}
+
+/// The summary.
+pub const READY: &str = "Ready";
+/// The connection to the broker.
+pub const BROKER_REACHABLE: &str = "BrokerReachable";
+/// The queues on the broker.
+pub const QUEUES_DECLARED: &str = "QueuesDeclared";
+/// The worker pods.
+pub const WORKERS_AVAILABLE: &str = "WorkersAvailable";
+/// The autoscaler.
+pub const SCALING_ACTIVE: &str = "ScalingActive";
+
+const TRUE: &str = "True";
+const FALSE: &str = "False";
+const UNKNOWN: &str = "Unknown";
+
+/// What there is to say: the summary first.
+pub fn conditions(facts: &Facts<'_>) -> Vec<Stated> {
+    let parts = [
+        broker_reachable(facts.broker),
+        queues_declared(facts),
+        workers_available(facts.workers, facts.decision),
+        scaling_active(facts),
+    ];
+    let mut conditions = vec![ready(&parts)];
+    conditions.extend(parts);
+    conditions
+}
+
+fn ready(parts: &[Stated]) -> Stated {
+    // The autoscaler may rest because the user said so; where it rests for want of knowledge, another condition has the cause.
+    let parts = || parts.iter().filter(|part| part.type_ != SCALING_ACTIVE);
+    let with = |status: &str| parts().find(|part| part.status == status);
+    match with(FALSE).or_else(|| with(UNKNOWN)) {
+        Some(part) => Stated { type_: READY, ..part.clone() },
+        None => Stated::new(
+            READY,
+            TRUE,
+            Reason::Ready,
+            "the broker is reachable, the queues are declared and workers run as needed",
+        ),
+    }
+}
+
+fn broker_reachable(broker: &BrokerState) -> Stated {
+    let stated = |status, reason, message: &str| Stated::new(BROKER_REACHABLE, status, reason, message);
+    match broker {
+        BrokerState::Connecting => stated(UNKNOWN, Reason::Connecting, "connecting to the broker"),
+        BrokerState::Connected => stated(TRUE, Reason::Connected, "connected to the broker"),
+        BrokerState::Failed(problem) => stated(FALSE, problem.reason, &problem.message),
+    }
+}
+
+fn queues_declared(facts: &Facts<'_>) -> Stated {
+    let stated = |status, reason, message: String| Stated::new(QUEUES_DECLARED, status, reason, message);
+    if let Some(Claim { queue, holder }) = facts.claim {
+        let message = format!(
+            "queue `{queue}` on this broker belongs to the older TaskQueue {holder}: use another queue; until then nothing runs"
+        );
+        return stated(FALSE, Reason::QueueClaimed, message);
+    }
+    match facts.queues {
+        QueueState::WaitingForBroker => {
+            stated(UNKNOWN, Reason::WaitingForBroker, "the broker can't be asked".to_owned())
+        }
+        QueueState::Declaring => stated(UNKNOWN, Reason::Declaring, "declaring the queues".to_owned()),
+        QueueState::Failed(problem) => stated(FALSE, problem.reason, problem.message.clone()),
+        QueueState::Declared(policies) => {
+            let names: Vec<_> = facts.topology.all_names().collect();
+            let declared = format!("declared: {}", names.join(", "));
+            match policies {
+                Policies::NotApplied(problem) => stated(
+                    TRUE,
+                    Reason::PoliciesNotApplied,
+                    format!("{declared}; but dead letters and limits are not in force: {problem}"),
+                ),
+                Policies::Pending | Policies::Applied => stated(TRUE, Reason::Declared, declared),
+            }
+        }
+    }
+}
+
+fn workers_available(workers: &Workers, decision: &Decision) -> Stated {
+    let stated = |status, reason, message: &str| Stated::new(WORKERS_AVAILABLE, status, reason, message);
+    if let Some(problem) = &workers.problem {
+        return stated(FALSE, problem.reason, &problem.message);
+    }
+    if decision.replicas == 0 {
+        stated(TRUE, Reason::Idle, "no worker is needed now")
+    } else if workers.ready < decision.replicas {
+        // The numbers are in the status; in here they would change the condition with every pod.
+        stated(TRUE, Reason::WorkersStarting, "workers are starting")
+    } else {
+        stated(TRUE, Reason::WorkersReady, "as many workers as wanted are ready")
+    }
+}
+
+fn scaling_active(facts: &Facts<'_>) -> Stated {
+    let stated = |status, reason, message: &str| Stated::new(SCALING_ACTIVE, status, reason, message);
+    match facts.decision.reason {
+        DecisionReason::Paused => stated(FALSE, Reason::Paused, "spec.scaling.paused is set"),
+        DecisionReason::Manual => stated(FALSE, Reason::ManualReplicas, "spec.replicas is set"),
+        DecisionReason::QueueClaimed => {
+            stated(FALSE, Reason::QueueClaimed, "another TaskQueue has one of the queues")
+        }
+        DecisionReason::BacklogUnknown => stated(
+            UNKNOWN,
+            Reason::BacklogUnknown,
+            "the length of the queues is not known: the number of workers is held",
+        ),
+        DecisionReason::WorkersSilent => stated(
+            UNKNOWN,
+            Reason::WorkersSilent,
+            "some ready workers do not say what they run: none is taken away",
+        ),
+        DecisionReason::Backlog
+        | DecisionReason::Idle
+        | DecisionReason::Stabilizing
+        | DecisionReason::TasksRunning => {
+            stated(TRUE, Reason::Active, "the number of workers follows the backlog")
+        }
+    }
+}
+
+/// The conditions to write: the time of the last transition is kept where the status is as before.
+pub fn merged(
+    previous: &[Condition],
+    stated: &[Stated],
+    generation: Option<i64>,
+    now: &Time,
+) -> Vec<Condition> {
+    let condition = |stated: &Stated| {
+        let before =
+            previous.iter().find(|before| before.type_ == stated.type_ && before.status == stated.status);
+        Condition {
+            type_: stated.type_.to_owned(),
+            status: stated.status.to_owned(),
+            reason: stated.reason.as_str().to_owned(),
+            message: stated.message.clone(),
+            observed_generation: generation,
+            last_transition_time: before
+                .map_or_else(|| now.clone(), |before| before.last_transition_time.clone()),
+        }
+    };
+    stated.iter().map(condition).collect()
+}
+
+/// Which conditions are to be told as events: those whose status or reason isn't as before. The summary repeats another one, so it
+/// is told only when all is well again.
+pub fn transitions<'a>(previous: &[Condition], stated: &'a [Stated]) -> Vec<&'a Stated> {
+    let is_new = |stated: &&Stated| {
+        let before = previous.iter().find(|before| before.type_ == stated.type_);
+        let same = before
+            .is_some_and(|before| before.status == stated.status && before.reason == stated.reason.as_str());
+        let told_elsewhere = stated.type_ == READY && stated.status != TRUE;
+        let just_work = matches!(
+            stated.reason,
+            Reason::WorkersStarting
+                | Reason::WorkersReady
+                | Reason::Idle
+                | Reason::Connecting
+                | Reason::Declaring
+                | Reason::WaitingForBroker
+        );
+        let first_of_its_kind = before.is_none() && stated.status == TRUE && !stated.is_warning();
+        !same && !told_elsewhere && !just_work && !first_of_its_kind
+    };
+    stated.iter().filter(is_new).collect()
+}
+
+#[cfg(test)]
+mod tests;

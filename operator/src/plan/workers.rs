@@ -1,0 +1,223 @@
+//! What the worker pods say: how many are ready, what they run, and what keeps them from running.
+
+use std::collections::HashMap;
+
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod};
+use kube::ResourceExt as _;
+
+use super::autoscaler::Running;
+use super::metadata::node_name;
+use super::reason::Reason;
+use super::status::{Problem, Workers};
+
+/// A worker pod, as far as the operator looks at it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkerPod {
+    /// Node name of its worker in Celery's events.
+    pub node: String,
+    /// Whether it consumes.
+    pub ready: bool,
+    /// Whether it is about to go.
+    pub terminating: bool,
+    /// What keeps it from running.
+    pub problem: Option<Problem>,
+}
+
+impl WorkerPod {
+    /// Reads a pod; nothing if it has ended for good and only its record is left.
+    pub fn new(pod: &Pod) -> Option<Self> {
+        let status = pod.status.as_ref();
+        if matches!(status.and_then(|status| status.phase.as_deref()), Some("Succeeded" | "Failed")) {
+            return None;
+        }
+        let condition = |type_: &str| {
+            let conditions = status.and_then(|status| status.conditions.as_ref());
+            conditions.into_iter().flatten().find(|condition| condition.type_ == type_)
+        };
+        let unschedulable = condition("PodScheduled").filter(|scheduled| {
+            scheduled.status == "False" && scheduled.reason.as_deref() == Some("Unschedulable")
+        });
+        let containers = status.into_iter().flat_map(|status| {
+            let init = status.init_container_statuses.iter().flatten();
+            init.chain(status.container_statuses.iter().flatten())
+        });
+        let problem = match unschedulable {
+            Some(scheduled) => Some(Problem {
+                reason: Reason::Unschedulable,
+                message: scheduled.message.clone().unwrap_or_else(|| "no node has room".to_owned()),
+            }),
+            None => containers.into_iter().find_map(container_problem),
+        };
+        Some(Self {
+            node: node_name(&pod.name_any()),
+            ready: condition("Ready").is_some_and(|ready| ready.status == "True"),
+            terminating: pod.metadata.deletion_timestamp.is_some(),
+            problem,
+        })
+    }
+}
+
+fn container_problem(container: &ContainerStatus) -> Option<Problem> {
+    let waiting = container.state.as_ref()?.waiting.as_ref()?;
+    let said = waiting.message.as_deref().unwrap_or_default();
+    let said: String = said.chars().take(300).collect();
+    let name = &container.name;
+    let (reason, message) = match waiting.reason.as_deref()? {
+        "ErrImagePull"
+        | "ImagePullBackOff"
+        | "InvalidImageName"
+        | "ErrImageNeverPull"
+        | "RegistryUnavailable"
+        | "ImageInspectError" => (
+            Reason::ImagePullFailed,
+            format!("image `{}` of container `{name}` can't be pulled: {said}", container.image),
+        ),
+        "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => {
+            (Reason::ContainerNotCreated, format!("container `{name}` can't be created: {said}"))
+        }
+        "CrashLoopBackOff" => {
+            let last = last_end(container).unwrap_or_default();
+            (Reason::CrashLooping, format!("container `{name}` stops again and again{last}"))
+        }
+        _ => return None,
+    };
+    Some(Problem { reason, message })
+}
+
+fn last_end(container: &ContainerStatus) -> Option<String> {
+    let Some(ContainerState { terminated: Some(end), .. }) = &container.last_state else { return None };
+    let reason = end.reason.as_deref().unwrap_or("unknown reason");
+    Some(format!(": exit code {}, {reason}", end.exit_code))
+}
+
+/// What runs on the pods, given what their workers said lately: on those that count, and on all of them.
+///
+/// The second number is absent while a ready worker doesn't say what it runs.
+pub fn running(pods: &[WorkerPod], active: &HashMap<String, u32>) -> (Running, Option<u32>) {
+    let mut running = Running { tasks: 0, silent_workers: 0 };
+    let mut draining = 0;
+    for pod in pods {
+        match active.get(&pod.node) {
+            Some(tasks) if pod.terminating => draining += tasks,
+            Some(tasks) => running.tasks += tasks,
+            None if pod.ready && !pod.terminating => running.silent_workers += 1,
+            None => {}
+        }
+    }
+    let all = (running.silent_workers == 0).then_some(running.tasks + draining);
+    (running, all)
+}
+
+/// The state of the workers, for conditions and status.
+pub fn workers(pods: &[WorkerPod], deployment: Option<&Deployment>) -> Workers {
+    let staying = || pods.iter().filter(|pod| !pod.terminating);
+    let count = |number: usize| u16::try_from(number).unwrap_or(u16::MAX);
+    // A quota shows in the Deployment, everything else in the pods.
+    let problem = deployment
+        .and_then(creation_problem)
+        .or_else(|| staying().find_map(|pod| pod.problem.clone()))
+        .or_else(|| deployment.and_then(progress_problem));
+    Workers {
+        pods: count(staying().count()),
+        ready: count(staying().filter(|pod| pod.ready).count()),
+        problem,
+    }
+}
+
+fn creation_problem(deployment: &Deployment) -> Option<Problem> {
+    let conditions = deployment.status.as_ref()?.conditions.as_ref()?;
+    let failure = conditions
+        .iter()
+        .find(|condition| condition.type_ == "ReplicaFailure" && condition.status == "True")?;
+    let message = failure.message.clone().unwrap_or_default();
+    let reason = if message.contains("exceeded quota") { Reason::QuotaExceeded } else { Reason::PodsRefused };
+    Some(Problem { reason, message })
+}
+
+fn progress_problem(deployment: &Deployment) -> Option<Problem> {
+    let conditions = deployment.status.as_ref()?.conditions.as_ref()?;
+    conditions.iter().find(|condition| {
+        condition.type_ == "Progressing" && condition.reason.as_deref() == Some("ProgressDeadlineExceeded")
+    })?;
+    let message = "workers have been running for a while, but not all of them become ready".to_owned();
+    Some(Problem { reason: Reason::WorkersNotReady, message })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn pod(name: &str, status: Value) -> Pod {
+        serde_json::from_value(json!({"metadata": {"name": name}, "status": status})).unwrap()
+    }
+
+    fn ready_pod(name: &str) -> WorkerPod {
+        let ready = json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]});
+        WorkerPod::new(&pod(name, ready)).unwrap()
+    }
+
+    fn waiting(reason: &str) -> Option<Reason> {
+        let status = json!({"phase": "Pending", "containerStatuses": [{
+            "name": "worker", "image": "i", "imageID": "", "ready": false, "restartCount": 0,
+            "state": {"waiting": {"reason": reason, "message": "said"}},
+        }]});
+        WorkerPod::new(&pod("a", status)).unwrap().problem.map(|problem| problem.reason)
+    }
+
+    #[test]
+    fn problems_are_named_by_their_cause() {
+        assert_eq!(waiting("ErrImagePull"), Some(Reason::ImagePullFailed));
+        assert_eq!(waiting("ImagePullBackOff"), Some(Reason::ImagePullFailed));
+        assert_eq!(waiting("CrashLoopBackOff"), Some(Reason::CrashLooping));
+        assert_eq!(waiting("CreateContainerConfigError"), Some(Reason::ContainerNotCreated));
+        assert_eq!(waiting("ContainerCreating"), None);
+    }
+
+    #[test]
+    fn unschedulable_pod_is_a_problem() {
+        let status = json!({"phase": "Pending", "conditions": [
+            {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes"}]});
+        let problem = WorkerPod::new(&pod("a", status)).unwrap().problem.unwrap();
+        assert_eq!((problem.reason, problem.message.as_str()), (Reason::Unschedulable, "0/1 nodes"));
+    }
+
+    #[test]
+    fn ended_pods_do_not_count() {
+        assert_eq!(WorkerPod::new(&pod("a", json!({"phase": "Failed"}))), None);
+    }
+
+    #[test]
+    fn ready_worker_without_heartbeat_is_silent_not_idle() {
+        let pods = [ready_pod("a"), ready_pod("b")];
+        let active = HashMap::from([("celery@a".to_owned(), 1)]);
+        assert_eq!(running(&pods, &active), (Running { tasks: 1, silent_workers: 1 }, None));
+    }
+
+    #[test]
+    fn starting_workers_are_neither_silent_nor_busy() {
+        let starting = WorkerPod { ready: false, ..ready_pod("a") };
+        assert_eq!(running(&[starting], &HashMap::new()), (Running { tasks: 0, silent_workers: 0 }, Some(0)));
+    }
+
+    #[test]
+    fn tasks_of_leaving_workers_are_shown_but_do_not_count() {
+        let pods = [WorkerPod { terminating: true, ..ready_pod("a") }, ready_pod("b")];
+        let active = HashMap::from([("celery@a".to_owned(), 1), ("celery@b".to_owned(), 1)]);
+        assert_eq!(running(&pods, &active), (Running { tasks: 1, silent_workers: 0 }, Some(2)));
+        assert_eq!(workers(&pods, None), Workers { pods: 1, ready: 1, problem: None });
+    }
+
+    #[test]
+    fn quota_is_told_from_other_refusals() {
+        let refused = |message: &str| {
+            let deployment: Deployment = serde_json::from_value(json!({"status": {"conditions": [
+                {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": message}]}}))
+            .unwrap();
+            workers(&[], Some(&deployment)).problem.unwrap().reason
+        };
+        assert_eq!(refused("pods \"a\" is forbidden: exceeded quota: small"), Reason::QuotaExceeded);
+        assert_eq!(refused("pods \"a\" is forbidden: service account not found"), Reason::PodsRefused);
+    }
+}
