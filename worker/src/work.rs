@@ -54,7 +54,8 @@ impl Work {
         let request = &admitted.request;
         self.metrics.count(Counted::Received, &request.task);
         self.events.emit(received(request));
-        info!(id = request.id, task = request.task, retries = request.retries, "task received");
+        let (retries, redelivered) = (request.retries, delivery.redelivered);
+        info!(id = request.id, task = request.task, retries, redelivered, "task received");
         if let Some(delay) = request.delay(now) {
             debug!(id = request.id, task = request.task, ?delay, "waiting until the task may run");
             tokio::select! {

@@ -1,0 +1,124 @@
+//! The broker, the queue or the result store goes away, and comes back.
+
+use std::time::Duration;
+
+use celery_client::BrokerAddress;
+use serde_json::json;
+
+use crate::support::{Broker, Call, Celery, Message, Proxy, env, eventually, stored, unique, worker};
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
+async fn a_task_outlives_the_connection_it_came_on_and_is_delivered_again() {
+    let queue = unique("dropped");
+    let broker = Broker::connect().await;
+    let worker = worker(&queue).ready();
+    let id = unique("id");
+    broker.publish(&queue, Message::call(&id, "tasks.sleep", &json!([8]))).await;
+    worker.wait_until_running(&id);
+    // The management API knows a connection only some seconds after it was made.
+    eventually("the connection is closed", || (broker.close_connections(&worker.node) > 0).then_some(()));
+    worker.wait_for("the task runs on without the connection; its message will be delivered again", |_| true);
+    let (status, reason) = worker.get("/readyz");
+    assert_eq!(status, 503, "{reason}");
+    worker.wait_for("not acknowledged: the broker will deliver the message again", |_| true);
+    assert_eq!(stored(&id).unwrap().0["status"], "SUCCESS");
+    let again = worker.wait_for("task received", |entry| entry["redelivered"] == true);
+    assert_eq!(again["id"], id.as_str());
+    broker.wait_for_counts(&queue, 0, 0).await;
+    let after = Celery::with_redis(&queue).call_one(Call::new("tasks.add", json!([1, 2])));
+    assert_eq!(after["value"], json!(3));
+    broker.remove(&queue);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
+async fn a_broker_that_is_away_is_waited_for() {
+    let queue = unique("away");
+    let broker = Broker::connect().await;
+    let mut through: BrokerAddress = env("AMQP_URL").parse().unwrap();
+    let proxy = Proxy::start(format!("{}:{}", through.host, through.port), false);
+    through.host = "127.0.0.1".to_owned();
+    through.port = proxy.address.port();
+    let mut worker = worker(&queue).env("SOLOIST_BROKER", &through.to_uri()).spawn();
+    worker.wait_for("no connection to the broker", |_| true);
+    let (status, reason) = worker.get("/readyz");
+    assert!(status == 503 && reason.contains("connect to amqp://"), "{status} {reason}");
+    assert_eq!(worker.get("/livez").0, 200);
+
+    proxy.up();
+    worker.wait_for("ready", |_| true);
+    proxy.down();
+    worker.wait_for("not ready", |_| true);
+    let id = unique("id");
+    broker.publish(&queue, Message::call(&id, "tasks.add", &json!([1, 2]))).await;
+    proxy.up();
+    eventually("the task is run", || stored(&id));
+    eventually("it is ready again", || (worker.get("/readyz").0 == 200).then_some(()));
+    worker.signal("TERM");
+    assert_eq!(worker.wait().code(), Some(0));
+    broker.remove(&queue);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
+async fn a_result_that_cannot_be_stored_keeps_its_message_unacknowledged() {
+    let queue = unique("store");
+    let broker = Broker::connect().await;
+    let redis = env("REDIS_URL");
+    let (target, database) =
+        redis.strip_prefix("redis://").unwrap().split_once('/').unwrap_or((&redis[8..], "0"));
+    let proxy = Proxy::start(target.to_owned(), true);
+    let worker =
+        worker(&queue).env("SOLOIST_RESULTS", &format!("redis://{}/{database}", proxy.address)).ready();
+    let id = unique("id");
+    broker.publish(&queue, Message::call(&id, "tasks.sleep", &json!([1]))).await;
+    worker.wait_until_running(&id);
+    proxy.down();
+    worker.wait_for("can't store the result", |_| true);
+    let (status, reason) = worker.get("/readyz");
+    assert!(status == 503 && reason.contains("redis"), "{status} {reason}");
+    broker.wait_for_counts(&queue, 0, 1).await;
+    proxy.up();
+    eventually("the result is stored", || stored(&id));
+    broker.wait_for_counts(&queue, 0, 0).await;
+    assert_eq!(worker.get("/readyz").0, 200);
+    broker.remove(&queue);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
+async fn a_missing_queue_is_waited_for_if_it_must_not_be_made() {
+    let queue = unique("missing");
+    let broker = Broker::connect().await;
+    let worker = worker(&queue).env("SOLOIST_CREATE_MISSING_QUEUES", "false").spawn();
+    worker.wait_for("not consuming", |_| true);
+    let (status, reason) = worker.get("/readyz");
+    assert_eq!((status, reason), (503, format!("queue `{queue}` does not exist")));
+    broker.declare(&queue).await;
+    worker.wait_for("ready", |_| true);
+
+    // Deleted while it is consumed from, as by an administrator.
+    broker.remove(&queue);
+    worker.wait_for("not ready", |_| true);
+    broker.declare(&queue).await;
+    eventually("it is ready again", || (worker.get("/readyz").0 == 200).then_some(()));
+    broker.remove(&queue);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
+async fn a_busy_worker_keeps_its_connection() {
+    let queue = unique("busy");
+    let broker = Broker::connect().await;
+    // Two seconds: the broker gives up a connection that is silent for about twice that.
+    let address = format!("{}?heartbeat=2", env("AMQP_URL"));
+    let worker = worker(&queue).env("SOLOIST_BROKER", &address).ready();
+    let id = unique("id");
+    broker.publish(&queue, Message::call(&id, "tasks.sleep", &json!([9]))).await;
+    eventually("the result is stored", || stored(&id));
+    broker.wait_for_counts(&queue, 0, 0).await;
+    tokio::time::sleep(Duration::ZERO).await;
+    assert_eq!(worker.metric("soloist_worker_broker_connects_total"), Some(1.0));
+    broker.remove(&queue);
+}

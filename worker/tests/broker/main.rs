@@ -1,0 +1,13 @@
+//! The worker against a real RabbitMQ, a real Redis and real Celery programs.
+//!
+//! Each test starts the stock worker as a process of its own, on a queue of its own. They need `AMQP_URL`,
+//! `MANAGEMENT_URL` of the same RabbitMQ (without credentials: those of `AMQP_URL` are used), `REDIS_URL`, and `PYTHON`, a
+//! Python interpreter that can import Celery 5.
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
+mod calls;
+mod events;
+mod failures;
+mod refusals;
+mod shutdown;
+mod support;

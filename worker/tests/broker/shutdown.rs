@@ -1,0 +1,96 @@
+//! What happens to the task in hand when the worker goes.
+
+use serde_json::json;
+
+use crate::support::{Broker, Message, eventually, stored, unique, worker};
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
+async fn sigterm_lets_the_task_finish_and_leaves_the_rest_in_the_queue() {
+    let queue = unique("term");
+    let broker = Broker::connect().await;
+    let mut worker = worker(&queue).ready();
+    let (first, second) = (unique("id"), unique("id"));
+    broker.publish(&queue, Message::call(&first, "tasks.sleep", &json!([2]))).await;
+    worker.wait_until_running(&first);
+    worker.signal("TERM");
+    worker.wait_for("not ready", |entry| entry["reason"].as_str().unwrap().starts_with("draining"));
+    let (status, reason) = worker.get("/readyz");
+    assert_eq!(status, 503);
+    assert!(reason.starts_with("draining"), "{reason}");
+    assert_eq!(worker.get("/livez").0, 200);
+    broker.publish(&queue, Message::call(&second, "tasks.add", &json!([1, 2]))).await;
+    assert_eq!(worker.wait().code(), Some(0));
+    assert_eq!(stored(&first).unwrap().0["result"], json!(2.0));
+    assert!(stored(&second).is_none());
+    broker.wait_for_counts(&queue, 1, 0).await;
+    broker.remove(&queue);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
+async fn an_idle_worker_leaves_at_once() {
+    let queue = unique("idle");
+    let broker = Broker::connect().await;
+    let mut worker = worker(&queue).ready();
+    let asked = std::time::Instant::now();
+    worker.signal("INT");
+    assert_eq!(worker.wait().code(), Some(0));
+    assert!(asked.elapsed().as_secs_f64() < 1.0, "took {:?}", asked.elapsed());
+    broker.remove(&queue);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
+async fn a_second_signal_gives_the_task_back() {
+    let queue = unique("cold");
+    let broker = Broker::connect().await;
+    let mut worker = worker(&queue).ready();
+    let id = unique("id");
+    broker.publish(&queue, Message::call(&id, "tasks.sleep", &json!([60]))).await;
+    worker.wait_until_running(&id);
+    worker.signal("TERM");
+    worker.wait_for("not ready", |_| true);
+    worker.signal("TERM");
+    assert_eq!(worker.wait().code(), Some(1));
+    assert!(stored(&id).is_none());
+    broker.wait_for_counts(&queue, 1, 0).await;
+    broker.remove(&queue);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
+async fn a_task_waiting_for_its_eta_is_given_back_on_sigterm() {
+    let queue = unique("waiting");
+    let broker = Broker::connect().await;
+    let mut worker = worker(&queue).ready();
+    let id = unique("id");
+    let message =
+        Message::call(&id, "tasks.add", &json!([1, 2])).header("eta", json!("2100-01-01T00:00:00+00:00"));
+    broker.publish(&queue, message).await;
+    worker.wait_for("task received", |entry| entry["id"] == id.as_str());
+    worker.signal("TERM");
+    assert_eq!(worker.wait().code(), Some(0));
+    broker.wait_for_counts(&queue, 1, 0).await;
+    broker.remove(&queue);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
+async fn a_task_of_a_killed_worker_is_run_by_another() {
+    let queue = unique("kill");
+    let broker = Broker::connect().await;
+    let mut first = worker(&queue).ready();
+    let id = unique("id");
+    broker.publish(&queue, Message::call(&id, "tasks.sleep", &json!([3]))).await;
+    first.wait_until_running(&id);
+    let second = worker(&queue).ready();
+    first.signal("KILL");
+    assert_eq!(first.wait().code(), None);
+    let received = second.wait_for("task received", |entry| entry["id"] == id.as_str());
+    assert_eq!(received["redelivered"], json!(true));
+    let (meta, _) = eventually("the result is stored", || stored(&id));
+    assert_eq!(meta["status"], "SUCCESS");
+    broker.wait_for_counts(&queue, 0, 0).await;
+    broker.remove(&queue);
+}

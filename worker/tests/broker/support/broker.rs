@@ -1,0 +1,150 @@
+//! RabbitMQ, seen from outside of the worker.
+
+use std::time::{Duration, Instant};
+
+use celery_client::{BrokerAddress, amqp};
+use lapin::{
+    BasicProperties, Channel, Connection,
+    options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions},
+    types::FieldTable,
+};
+use serde_json::{Value, json};
+
+use super::{PATIENCE, env, http};
+
+/// A message to publish.
+pub(crate) struct Message {
+    pub(crate) headers: Value,
+    pub(crate) content_type: Option<&'static str>,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Message {
+    /// A call of protocol 2 that any worker would run.
+    pub(crate) fn call(id: &str, task: &str, args: &Value) -> Self {
+        Self {
+            headers: json!({"lang": "py", "task": task, "id": id}),
+            content_type: Some("application/json"),
+            body: json!([args, {}, {}]).to_string().into_bytes(),
+        }
+    }
+
+    pub(crate) fn header(mut self, name: &str, value: Value) -> Self {
+        self.headers[name] = value;
+        self
+    }
+}
+
+/// A connection of the test's own, and the management API.
+pub(crate) struct Broker {
+    _connection: Connection,
+    channel: Channel,
+    address: BrokerAddress,
+    management: BrokerAddress,
+}
+
+impl Broker {
+    pub(crate) async fn connect() -> Self {
+        let address: BrokerAddress = env("AMQP_URL").parse().unwrap();
+        let management =
+            BrokerAddress::from_fields([("uri", env("AMQP_URL")), ("managementUri", env("MANAGEMENT_URL"))]);
+        let connection = celery_client::connect(&address, "test").await.unwrap();
+        let channel = connection.create_channel().await.unwrap();
+        channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
+        Self { _connection: connection, channel, address, management: management.unwrap() }
+    }
+
+    /// Publishes to a queue, and waits until the broker has it.
+    pub(crate) async fn publish(&self, queue: &str, message: Message) {
+        let headers = message.headers.as_object().unwrap();
+        let mut properties =
+            BasicProperties::default().with_headers(amqp::table(headers)).with_delivery_mode(2);
+        if let Some(content_type) = message.content_type {
+            properties = properties.with_content_type(content_type.into());
+        }
+        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+        let confirm = self
+            .channel
+            .basic_publish("".into(), queue.into(), options, &message.body, properties)
+            .await
+            .unwrap()
+            .await
+            .unwrap();
+        assert!(confirm.take_message().is_none(), "nowhere to route to: {queue}");
+    }
+
+    /// Makes a durable queue.
+    pub(crate) async fn declare(&self, queue: &str) {
+        let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+        self.channel.queue_declare(queue.into(), durable, FieldTable::default()).await.unwrap();
+    }
+
+    /// Waits until a queue holds exactly this many messages, ready and unacknowledged, by the broker's own statistics.
+    pub(crate) async fn wait_for_counts(&self, queue: &str, ready: u64, unacked: u64) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let counts = self.queue(queue);
+            let number = |key: &str| counts[key].as_u64();
+            if (number("messages_ready"), number("messages_unacknowledged")) == (Some(ready), Some(unacked)) {
+                return;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "queue {queue} has not {ready} ready, {unacked} unacknowledged: {counts}"
+            );
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// What the management API says of a queue.
+    pub(crate) fn queue(&self, queue: &str) -> Value {
+        self.manage("GET", &format!("/api/queues/{}/{queue}", self.vhost())).1
+    }
+
+    /// Closes all connections whose name contains `name`, as an operator would.
+    pub(crate) fn close_connections(&self, name: &str) -> usize {
+        let (_, connections) = self.manage("GET", "/api/connections");
+        let names = connections.as_array().unwrap().iter().filter_map(|connection| {
+            let own = connection["client_properties"]["connection_name"].as_str()?;
+            own.contains(name).then(|| connection["name"].as_str()).flatten()
+        });
+        let closed = names.map(|name| {
+            let path = format!("/api/connections/{}", name.replace(' ', "%20").replace('>', "%3E"));
+            assert_eq!(self.manage("DELETE", &path).0, 204, "close {name}");
+        });
+        closed.count()
+    }
+
+    /// Removes a queue, and the exchange of its name.
+    pub(crate) fn remove(&self, queue: &str) {
+        for kind in ["queues", "exchanges"] {
+            self.manage("DELETE", &format!("/api/{kind}/{}/{queue}", self.vhost()));
+        }
+    }
+
+    fn vhost(&self) -> String {
+        self.address.vhost.replace('/', "%2F")
+    }
+
+    fn manage(&self, method: &str, path: &str) -> (u16, Value) {
+        let (username, password) = self.management.management_credentials();
+        let authorization =
+            format!("Authorization: Basic {}\r\n", base64(format!("{username}:{password}").as_bytes()));
+        let url = self.management.management_url();
+        let host =
+            url.strip_prefix("http://").expect("the management API of a test broker speaks plain http");
+        let (status, body) = http::request(host, method, path, &authorization, "");
+        (status, serde_json::from_str(&body).unwrap_or(Value::Null))
+    }
+}
+
+fn base64(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let encode = |chunk: &[u8]| {
+        let bits =
+            chunk.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
+        let digit = |index: usize| char::from(ALPHABET[(bits >> (18 - 6 * index)) as usize & 63]);
+        (0..4).map(|index| if index <= chunk.len() { digit(index) } else { '=' }).collect::<String>()
+    };
+    bytes.chunks(3).map(encode).collect()
+}

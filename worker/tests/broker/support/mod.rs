@@ -1,0 +1,57 @@
+//! What the tests stand on: the worker's process, the broker seen from outside, and Celery's own client.
+
+mod broker;
+mod http;
+mod proxy;
+mod python;
+mod worker;
+
+use redis::Commands;
+use serde_json::Value;
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+pub(crate) use self::{
+    broker::{Broker, Message},
+    proxy::Proxy,
+    python::{Call, Celery, EventWatch},
+    worker::worker,
+};
+
+/// Longest wait for anything that should take a moment.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The value of an environment variable that the tests need.
+pub(crate) fn env(name: &str) -> String {
+    std::env::var(name)
+        .unwrap_or_else(|_| panic!("{name} is not set: see the top of worker/tests/broker/main.rs"))
+}
+
+/// Waits until `check` gives something.
+#[track_caller]
+pub(crate) fn eventually<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = check() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A name that no other test has.
+pub(crate) fn unique(purpose: &str) -> String {
+    format!("test-{purpose}-{}", uuid::Uuid::new_v4().simple())
+}
+
+/// What is stored in Redis under a task's id, and for how many seconds.
+pub(crate) fn stored(id: &str) -> Option<(Value, i64)> {
+    let mut redis = redis::Client::open(env("REDIS_URL")).unwrap().get_connection().unwrap();
+    let key = format!("celery-task-meta-{id}");
+    let text: Option<String> = redis.get(&key).unwrap();
+    let ttl = redis.ttl(&key).unwrap();
+    text.map(|text| (serde_json::from_str(&text).unwrap(), ttl))
+}

@@ -1,0 +1,121 @@
+//! Celery itself, in Python.
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
+    thread,
+};
+
+use serde_json::{Value, json};
+
+use super::{env, eventually};
+
+fn script(name: &str) -> String {
+    format!("{}/tests/broker/support/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+/// One call of a task.
+pub(crate) struct Call(Value);
+
+impl Call {
+    pub(crate) fn new(task: &str, args: Value) -> Self {
+        Self(json!({"task": task, "args": args}))
+    }
+
+    pub(crate) fn kwargs(mut self, kwargs: Value) -> Self {
+        self.0["kwargs"] = kwargs;
+        self
+    }
+
+    /// Options of `apply_async`.
+    pub(crate) fn options(mut self, options: Value) -> Self {
+        self.0["options"] = options;
+        self
+    }
+}
+
+/// A Celery client.
+pub(crate) struct Celery {
+    pub(crate) backend: String,
+    pub(crate) queue: String,
+}
+
+impl Celery {
+    /// A client that reads results from Redis.
+    pub(crate) fn with_redis(queue: &str) -> Self {
+        Self { backend: env("REDIS_URL"), queue: queue.to_owned() }
+    }
+
+    /// A client that gets results over RPC.
+    pub(crate) fn with_rpc(queue: &str) -> Self {
+        Self { backend: "rpc://".to_owned(), queue: queue.to_owned() }
+    }
+
+    /// Calls tasks and waits for what becomes of them: `{"value": …}` or `{"error": type, "message": …}`.
+    pub(crate) fn call(&self, calls: impl IntoIterator<Item = Call>) -> Vec<Value> {
+        let calls: Vec<_> = calls.into_iter().map(|Call(call)| call).collect();
+        let mut python = Command::new(env("PYTHON"))
+            .args([&script("celery_calls.py"), &env("AMQP_URL"), &self.backend, &self.queue])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        python.stdin.take().unwrap().write_all(&serde_json::to_vec(&calls).unwrap()).unwrap();
+        let output = python.wait_with_output().unwrap();
+        assert!(output.status.success(), "the Celery client failed");
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// What becomes of one call.
+    pub(crate) fn call_one(&self, call: Call) -> Value {
+        self.call([call]).remove(0)
+    }
+}
+
+/// Celery's event receiver, listening to one worker.
+pub(crate) struct EventWatch {
+    child: Child,
+    events: Arc<Mutex<Vec<Value>>>,
+}
+
+impl EventWatch {
+    /// Starts listening, and returns once it does.
+    pub(crate) fn start(node: &str) -> Self {
+        let mut child = Command::new(env("PYTHON"))
+            .args([&script("celery_events.py"), &env("AMQP_URL"), node])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let events = Arc::new(Mutex::new(Vec::new()));
+        let sink = Arc::clone(&events);
+        let lines = BufReader::new(child.stdout.take().unwrap());
+        thread::spawn(move || {
+            for line in lines.lines().map_while(Result::ok) {
+                sink.lock().unwrap().push(serde_json::from_str(&line).unwrap());
+            }
+        });
+        let watch = Self { child, events };
+        watch.wait_for("watching", |_| true);
+        watch
+    }
+
+    pub(crate) fn events(&self) -> Vec<Value> {
+        self.events.lock().unwrap().clone()
+    }
+
+    /// Waits for an event of this type for which `check` holds.
+    #[track_caller]
+    pub(crate) fn wait_for(&self, kind: &str, check: impl Fn(&Value) -> bool) -> Value {
+        eventually(&format!("event {kind}"), || {
+            self.events().into_iter().find(|event| event["type"] == kind && check(event))
+        })
+    }
+}
+
+impl Drop for EventWatch {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
