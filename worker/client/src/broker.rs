@@ -24,6 +24,9 @@ const MANAGEMENT_TLS_PORT: u16 = 15671;
 
 /// Half of the server's default: a dead peer is noticed in a minute rather than two.
 const HEARTBEAT_SECONDS: u16 = 30;
+/// Lapin keeps buffers of 32 frames both ways, so the server's own 128 KiB would cost each connection 8 MiB of memory.
+/// RabbitMQ accepts 8 KiB and up; a longer message takes more frames.
+const FRAME_BYTES: u32 = 16 << 10;
 /// Longest wait for a connection to be made, unless the URI says otherwise.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -171,6 +174,7 @@ impl BrokerAddress {
             query: AMQPQueryString {
                 heartbeat: Some(u16::try_from(self.heartbeat.as_secs()).unwrap_or(HEARTBEAT_SECONDS)),
                 connection_timeout: u64::try_from(self.connect_timeout.as_millis()).ok(),
+                frame_max: Some(FRAME_BYTES),
                 ..AMQPQueryString::default()
             },
         }
