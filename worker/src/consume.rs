@@ -2,14 +2,16 @@
 
 use std::{collections::VecDeque, future::Future, pin::Pin, sync::Arc, time::Duration};
 
-use lapin::{Acker, message::Delivery, options::BasicNackOptions};
+use lapin::{Acker, message::Delivery};
+use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
 use crate::{
     backoff::{self, Backoff},
-    broker::{Incoming, Session, SessionOptions, answer},
+    broker::{Incoming, Session, SessionOptions},
     stop::{Stop, Urgency},
     task::CancelHandle,
+    turns::{Turn, Turns},
     work::{Work, give_back},
 };
 
@@ -42,7 +44,7 @@ pub(crate) async fn run(
                 for queue in &queues {
                     session.consume(queue);
                 }
-                match serve(&work, &mut session, &stop).await {
+                match serve(&work, &mut session, &queues, &stop).await {
                     Ended::Drained => {
                         session.close().await;
                         return Stopped::Warm;
@@ -84,6 +86,7 @@ struct InHand<'a> {
     work: Pin<Box<dyn Future<Output = ()> + 'a>>,
     acker: Acker,
     cancel: CancelHandle,
+    since: Instant,
 }
 
 impl<'a> InHand<'a> {
@@ -91,13 +94,14 @@ impl<'a> InHand<'a> {
         let (cancel, cancelled) = CancelHandle::new();
         let acker = delivery.acker.clone();
         let work = Box::pin(async move { work.process(&delivery, cancelled, stop).await });
-        Self { work, acker, cancel }
+        Self { work, acker, cancel, since: Instant::now() }
     }
 }
 
-async fn serve(work: &Work, session: &mut Session, stop: &Stop) -> Ended {
+async fn serve(work: &Work, session: &mut Session, queues: &[String], stop: &Stop) -> Ended {
     let mut in_hand: Option<InHand<'_>> = None;
     let mut waiting = VecDeque::new();
+    let mut turns = Turns::new(queues);
     let mut lost: Option<(String, bool)> = None;
     let mut draining = false;
     loop {
@@ -110,34 +114,25 @@ async fn serve(work: &Work, session: &mut Session, stop: &Stop) -> Ended {
             }
             in_hand = waiting.pop_front().map(|delivery| InHand::begin(work, delivery, stop));
         }
+        let turn = turns.next(in_hand.as_ref().map(|in_hand| in_hand.since));
         tokio::select! {
             biased;
             () = stop.requested(), if !draining => {
                 draining = true;
                 work.health.draining();
-                session.cancel_all().await;
-                while let Some(incoming) = session.try_next() {
-                    if let Incoming::Delivery(delivery) = incoming {
-                        waiting.push_back(delivery);
-                    }
-                }
-                for delivery in waiting.drain(..) {
-                    give_back(&delivery).await;
-                }
+                release(session, &mut waiting).await;
             }
             () = stop.wait_for(Urgency::Cold), if draining => {
                 if let Some(InHand { acker, cancel, .. }) = in_hand {
                     cancel.cancel();
-                    let requeue = BasicNackOptions { multiple: false, requeue: true };
-                    if let Err(error) = answer("give the message back", acker.nack(requeue)).await {
-                        warn!(error = %error.describe(), "the broker takes the message back when the connection ends");
-                    }
+                    give_back(&acker).await;
                 }
                 return Ended::Cold;
             }
             () = finish(&mut in_hand) => in_hand = None,
             incoming = session.next(), if lost.is_none() && !draining => match incoming {
                 Incoming::Delivery(delivery) => waiting.push_back(delivery),
+                Incoming::Consuming => turns.consuming(Instant::now()),
                 Incoming::Lost(problem) => {
                     if in_hand.is_some() {
                         info!("the task runs on without the connection; its message will be delivered again");
@@ -149,7 +144,41 @@ async fn serve(work: &Work, session: &mut Session, stop: &Stop) -> Ended {
                     lost = Some((problem, was_consuming));
                 }
             },
+            turn = due(turn), if lost.is_none() && !draining => match turn {
+                Turn::Pause => {
+                    release(session, &mut waiting).await;
+                    turns.pause();
+                }
+                Turn::Resume => {
+                    if let Some(queue) = turns.resume(Instant::now()) {
+                        session.consume(&queue);
+                    }
+                }
+            },
         }
+    }
+}
+
+/// Stops consuming, and gives back what isn't being worked on.
+async fn release(session: &mut Session, waiting: &mut VecDeque<Box<Delivery>>) {
+    session.cancel_all().await;
+    while let Some(incoming) = session.try_next() {
+        if let Incoming::Delivery(delivery) = incoming {
+            waiting.push_back(delivery);
+        }
+    }
+    for delivery in waiting.drain(..) {
+        give_back(&delivery.acker).await;
+    }
+}
+
+async fn due(turn: Option<(Instant, Turn)>) -> Turn {
+    match turn {
+        Some((at, turn)) => {
+            sleep_until(at).await;
+            turn
+        }
+        None => std::future::pending().await,
     }
 }
 

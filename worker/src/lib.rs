@@ -1,4 +1,32 @@
-//! (map to be written)
+//! A Celery worker that runs one task at a time, made for Kubernetes.
+//!
+//! A program of one's own is a few functions and a call of [`main`]; see `examples/tasks.rs`. The stock binary
+//! `soloist-worker` is the same with a few sample tasks.
+//!
+//! ```text
+//!               RabbitMQ                                      Redis, or the caller's queue
+//!   deliveries |        ^ ack, reject                                ^ results
+//!              v        |                                            |
+//!   broker -> consume -> work: decode -> admit -> executor -> settle-+-> results, ack, events
+//!   (session)  (loop)           (protocol) (pure)  (threads)  (pure)
+//!
+//!   broker::Link -> celeryev <- events <- heartbeat (when), work (what)
+//!   http: /livez /readyz <- health      /metrics <- metrics      stop <- signals
+//! ```
+//!
+//! # Threads
+//! One thread talks to the outside: AMQP, heartbeats, events, results, HTTP. Tasks have threads of their own, one for
+//! plain functions and one, when there are any, for `async` ones. Whatever a task does, the first thread answers.
+//!
+//! # Guarantees
+//! - A message is acknowledged after its result is stored. A worker that dies, or loses its connection, leaves its message
+//!   to be delivered again: a task is run at least once, and [`DeliveryInfo::redelivered`] says that it may be again.
+//! - One task at a time, one message unacknowledged. With several queues, messages of the others are not held while a
+//!   task takes longer than a moment.
+//! - A message that can't be run is rejected once, with the reason stored as its result: a dead letter queue keeps it.
+//!
+//! # Limits
+//! A task with an `eta` or `countdown` that arrives early is held until it is due, and nothing else is run meanwhile.
 
 mod backoff;
 mod broker;
@@ -15,6 +43,7 @@ mod results;
 mod settle;
 mod stop;
 mod task;
+mod turns;
 mod work;
 mod worker;
 

@@ -6,6 +6,7 @@ use celery_client::{amqp, results::ReplyAddress};
 use celery_protocol::event::EventKind;
 use jiff::Timestamp;
 use lapin::{
+    Acker,
     message::Delivery,
     options::{BasicAckOptions, BasicNackOptions, BasicRejectOptions},
 };
@@ -61,7 +62,7 @@ impl Work {
             tokio::select! {
                 () = tokio::time::sleep(delay) => {}
                 // Whoever gets it next can wait as well as we could.
-                () = stop.requested() => return give_back(delivery).await,
+                () = stop.requested() => return give_back(&delivery.acker).await,
             }
         }
         self.run(delivery, admitted, cancelled).await;
@@ -151,10 +152,10 @@ async fn acknowledge(delivery: &Delivery, settlement: &Settlement) {
 }
 
 /// Puts a message back into its queue.
-pub(crate) async fn give_back(delivery: &Delivery) {
+pub(crate) async fn give_back(acker: &Acker) {
     let requeue = BasicNackOptions { multiple: false, requeue: true };
-    match answer("give a message back", delivery.acker.nack(requeue)).await {
-        Ok(_) => info!(queue_key = %delivery.routing_key, "gave a message back to its queue"),
+    match answer("give a message back", acker.nack(requeue)).await {
+        Ok(_) => debug!("gave a message back to its queue"),
         Err(error) => {
             warn!(error = %error.describe(), "the broker takes the message back when the connection ends")
         }

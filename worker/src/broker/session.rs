@@ -15,7 +15,7 @@ use tokio::{
     task::JoinHandle,
     time::{sleep, timeout},
 };
-use tracing::{info, warn};
+use tracing::{debug, warn};
 
 use super::{ANSWER_TIMEOUT, BrokerError, answer, bounded};
 use crate::{
@@ -41,6 +41,8 @@ pub(crate) struct SessionOptions {
 pub(crate) enum Incoming {
     /// A message.
     Delivery(Box<Delivery>),
+    /// A queue is consumed from now. The first of its messages, if there are any, follow at once.
+    Consuming,
     /// The connection or its channel has failed: nothing follows, and what isn't acknowledged is delivered again.
     Lost(String),
 }
@@ -162,8 +164,9 @@ impl Feed {
             };
             let problem = match consumer {
                 Ok(consumer) => {
-                    info!(queue = self.queue, "consuming");
+                    debug!(queue = self.queue, "consuming");
                     self.health.queue(&self.queue, None);
+                    let _ = self.sender.send(Incoming::Consuming);
                     backoff.reset();
                     match self.forward(consumer, &mut stopped).await {
                         Ended::Stopped => return,

@@ -191,7 +191,7 @@ impl PanicReport {
                         location: info
                             .location()
                             .map_or_else(|| "unknown location".into(), ToString::to_string),
-                        backtrace: std::backtrace::Backtrace::force_capture().to_string(),
+                        backtrace: own_frames(&std::backtrace::Backtrace::force_capture().to_string()),
                     });
                 })
             });
@@ -211,13 +211,41 @@ impl PanicReport {
         let report = LAST_PANIC.with_borrow_mut(|last| last.as_mut().and_then(Option::take));
         let error = TaskError::new("Panic", message.clone());
         match report {
-            Some(report) => error.with_traceback(format!(
-                "Panic: {message}\nat {}\nstack backtrace:\n{}",
-                report.location, report.backtrace
-            )),
+            Some(PanicReport { location, backtrace }) => {
+                error.with_traceback(format!("Panic: {message}\nat {location}{backtrace}"))
+            }
             None => error,
         }
     }
+}
+
+/// The frames between the panic and the code that called the task, each on a line of its own after a line break.
+///
+/// Nothing is left of a program without symbols.
+fn own_frames(backtrace: &str) -> String {
+    let raised = backtrace.split_once("__rust_end_short_backtrace").map_or(backtrace, |(_, rest)| rest);
+    let mut frames = String::new();
+    let lines = raised.lines().skip_while(|line| frame_symbol(line).is_none_or(|symbol| !is_own(symbol)));
+    for line in lines {
+        if frame_symbol(line).is_some_and(|symbol| symbol.contains("IntoTaskFunction")) {
+            break;
+        }
+        frames.push('\n');
+        frames.push_str(line);
+    }
+    frames
+}
+
+/// The symbol of a line such as `  15: shop::tasks::price`, as against `  at ./src/tasks.rs:61:5`.
+fn frame_symbol(line: &str) -> Option<&str> {
+    let (number, symbol) = line.split_once(": ")?;
+    number.trim().parse::<u32>().ok().map(|_| symbol)
+}
+
+/// Whether a frame can be the task's own, rather than of the machinery that panics.
+fn is_own(symbol: &str) -> bool {
+    let machinery = ["std::", "core::", "__rust", "rust_begin_unwind", "<unknown>", "panic_display"];
+    !machinery.iter().any(|name| symbol.starts_with(name))
 }
 
 #[cfg(test)]
@@ -253,6 +281,16 @@ mod tests {
     fn takes_the_outer_type_of_a_generic_error() {
         assert_eq!(python_path("shop::Failed<alloc::string::String>"), ("rust.shop".into(), "Failed".into()));
         assert_eq!(python_path("&str"), ("rust".into(), "RuntimeError".into()));
+    }
+
+    #[test]
+    fn shows_the_tasks_own_frames() {
+        let backtrace = "   0: std::backtrace::Backtrace::force_capture\n   1: __rust_end_short_backtrace\n             \
+                         at /rustc/std.rs:1:2\n   2: __rustc::rust_begin_unwind\n   3: core::panicking::panic_fmt\n   4: \
+                         shop::price\n             at ./src/shop.rs:7:5\n   5: <F as \
+                         soloist_worker::IntoTaskFunction<M>>::into_task_function\n   6: soloist_worker::executor::run";
+        assert_eq!(own_frames(backtrace), "\n   4: shop::price\n             at ./src/shop.rs:7:5");
+        assert_eq!(own_frames("   0: <unknown>\n   1: <unknown>"), "");
     }
 
     #[test]

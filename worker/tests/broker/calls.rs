@@ -140,3 +140,49 @@ async fn a_task_is_not_run_before_its_eta() {
     assert_eq!(worker.metric("soloist_task_started_total{task=\"tasks.add\"}"), Some(1.0));
     broker.remove(&queue);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
+async fn a_long_task_of_one_queue_does_not_hold_messages_of_another() {
+    let (red, blue) = (unique("red"), unique("blue"));
+    let broker = Broker::connect().await;
+    let worker = worker(&format!("{red},{blue}")).ready();
+    let (long, short) = (unique("id"), unique("id"));
+    broker.publish(&red, Message::call(&long, "tasks.sleep", &json!([6]))).await;
+    worker.wait_until_running(&long);
+    broker.publish(&blue, Message::call(&short, "tasks.add", &json!([1, 2]))).await;
+    // Ready, not unacknowledged: another worker could take it.
+    broker.wait_for_counts(&blue, 1, 0).await;
+    assert_eq!(worker.get("/readyz").0, 200);
+    eventually("the other queue's task is run afterwards", || stored(&short));
+    for queue in [red, blue] {
+        broker.wait_for_counts(&queue, 0, 0).await;
+        broker.remove(&queue);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
+async fn queues_with_a_backlog_take_turns() {
+    let (red, blue) = (unique("red"), unique("blue"));
+    let broker = Broker::connect().await;
+    for queue in [&red, &blue] {
+        broker.declare(queue).await;
+        for number in 0..4 {
+            let id = format!("{queue}-{number}");
+            broker.publish(queue, Message::call(&id, "tasks.sleep", &json!([0.3]))).await;
+        }
+    }
+    let worker = worker(&format!("{red},{blue}")).ready();
+    eventually("all tasks are run", || {
+        (worker.metric("soloist_task_succeeded_total{task=\"tasks.sleep\"}") == Some(8.0)).then_some(())
+    });
+    let received = worker.log().into_iter().filter(|entry| entry["message"] == "task received");
+    let colours: Vec<_> = received.map(|entry| entry["id"].as_str().unwrap().starts_with(&red)).collect();
+    assert_eq!(colours.len(), 8, "each message was delivered once");
+    let changes = colours.windows(2).filter(|pair| pair[0] != pair[1]).count();
+    assert!(changes >= 5, "red: {colours:?}");
+    for queue in [red, blue] {
+        broker.remove(&queue);
+    }
+}

@@ -1,0 +1,127 @@
+//! Sharing one worker among several queues.
+//!
+//! Each queue has a consumer, and each consumer may bring a message while a task of another queue runs. A message must
+//! not wait behind a long task, though, when another worker could take it. So a worker with several queues stops
+//! consuming from all of them once a task turns out to be long, and afterwards resumes one queue after the other, those
+//! first that have waited longest, until one brings a message.
+
+use std::{collections::VecDeque, time::Duration};
+
+use tokio::time::Instant;
+
+/// A task is long after this. Shorter ones are over sooner than a message could go to another worker and be run there.
+const LONG: Duration = Duration::from_millis(100);
+
+/// How long after resuming a queue its first message comes, if it has any.
+const FIRST_MESSAGE: Duration = Duration::from_millis(5);
+
+/// How long resuming a queue may take before the next is tried: it may not exist at present.
+const RESUME: Duration = Duration::from_secs(1);
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// Stop consuming.
+    Pause,
+    /// Consume from one more queue.
+    Resume,
+}
+
+/// Whose turn it is.
+#[derive(Debug)]
+pub(crate) struct Turns {
+    /// Queues that are consumed from, the longest so first.
+    active: Vec<String>,
+    /// Queues that are not, the longest so first.
+    paused: VecDeque<String>,
+    resume_at: Option<Instant>,
+}
+
+impl Turns {
+    /// All `queues` are consumed from.
+    pub(crate) fn new(queues: &[String]) -> Self {
+        Self { active: queues.to_vec(), paused: VecDeque::new(), resume_at: None }
+    }
+
+    /// What is to be done next and when, with a task in hand since `busy_since` or none.
+    pub(crate) fn next(&self, busy_since: Option<Instant>) -> Option<(Instant, Turn)> {
+        let has_several = self.active.len() + self.paused.len() > 1;
+        match busy_since {
+            Some(since) if has_several && !self.active.is_empty() => Some((since + LONG, Turn::Pause)),
+            None if !self.paused.is_empty() => {
+                Some((self.resume_at.unwrap_or_else(Instant::now), Turn::Resume))
+            }
+            _ => None,
+        }
+    }
+
+    /// All queues are paused now.
+    pub(crate) fn pause(&mut self) {
+        self.paused.extend(self.active.drain(..));
+        self.resume_at = None;
+    }
+
+    /// The queue to resume at `now`.
+    pub(crate) fn resume(&mut self, now: Instant) -> Option<String> {
+        self.resume_at = Some(now + RESUME);
+        let queue = self.paused.pop_front()?;
+        self.active.push(queue.clone());
+        Some(queue)
+    }
+
+    /// A queue is consumed from since `now`: unless a message of it comes first, the next may follow.
+    pub(crate) fn consuming(&mut self, now: Instant) {
+        self.resume_at = Some(now + FIRST_MESSAGE);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn turns(queues: &[&str]) -> Turns {
+        Turns::new(&queues.iter().map(|queue| (*queue).to_owned()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn a_single_queue_is_never_paused() {
+        let turns = turns(&["red"]);
+        assert_eq!(turns.next(Some(Instant::now())), None);
+        assert_eq!(turns.next(None), None);
+    }
+
+    #[test]
+    fn several_queues_are_paused_once_a_task_is_long() {
+        let now = Instant::now();
+        let mut turns = turns(&["red", "blue"]);
+        assert_eq!(turns.next(Some(now)), Some((now + LONG, Turn::Pause)));
+        turns.pause();
+        assert_eq!(turns.next(Some(now)), None);
+    }
+
+    #[test]
+    fn queues_are_resumed_in_turn_while_none_brings_a_message() {
+        let now = Instant::now();
+        let mut turns = turns(&["red", "blue"]);
+        turns.pause();
+        assert!(matches!(turns.next(None), Some((_, Turn::Resume))));
+        assert_eq!(turns.resume(now).as_deref(), Some("red"));
+        assert_eq!(turns.next(None), Some((now + RESUME, Turn::Resume)));
+        turns.consuming(now);
+        assert_eq!(turns.next(None), Some((now + FIRST_MESSAGE, Turn::Resume)));
+        assert_eq!(turns.resume(now).as_deref(), Some("blue"));
+        assert_eq!(turns.next(None), None);
+    }
+
+    #[test]
+    fn a_queue_that_had_its_turn_goes_last() {
+        let now = Instant::now();
+        let mut turns = turns(&["red", "blue"]);
+        turns.pause();
+        assert_eq!(turns.resume(now).as_deref(), Some("red"));
+        // Red has brought a long task.
+        assert_eq!(turns.next(Some(now)), Some((now + LONG, Turn::Pause)));
+        turns.pause();
+        assert_eq!(turns.resume(now).as_deref(), Some("blue"));
+    }
+}
