@@ -1,27 +1,26 @@
 //! The cluster as a whole: up, down, and getting at it from a test.
 
+mod lifecycle;
+
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 
-use crate::certificates::Authority;
-use crate::go_tools::GoTools;
-use crate::kubernetes::{Setup, addons, admin_kubeconfig, control_plane, node};
+use crate::images;
+use crate::kubernetes::{admin_kubeconfig, node};
 use crate::netns::Namespace;
-use crate::process::{self, Process};
-use crate::progress::Progress;
+use crate::process::Process;
 use crate::prometheus::Prometheus;
 use crate::rabbitmq::Rabbit;
 use crate::redis::Redis;
-use crate::state::{self, State};
-use crate::{cgroups, debian, images, paths, wrappers};
+use crate::state::State;
 
-/// The cluster of this checkout, with the servers beside it.
+/// A cluster with the servers beside it: that of this checkout, or one that was given.
 #[derive(Clone, Debug)]
 pub struct Cluster {
     namespace: Namespace,
+    kubeconfig: PathBuf,
     /// The message broker.
     pub rabbitmq: Rabbit,
     /// The result store.
@@ -31,87 +30,56 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    fn of_this_checkout() -> Self {
+    fn own() -> Self {
         let namespace = Namespace::of_this_checkout();
         Self {
-            rabbitmq: Rabbit::new(namespace.clone()),
-            redis: Redis::new(namespace.clone()),
-            prometheus: Prometheus::new(namespace.clone()),
+            kubeconfig: admin_kubeconfig(),
+            rabbitmq: Rabbit::own(namespace.clone()),
+            redis: Redis::own(namespace.clone()),
+            prometheus: Prometheus::own(namespace.clone()),
             namespace,
         }
     }
 
-    /// Starts everything, unless it runs already; builds and installs what that takes. What is left of a cluster that
-    /// crashed is cleared away first.
-    ///
-    /// May be called from any thread and runtime: it doesn't move the caller into the cluster's network, see
-    /// [`Namespace::enter`] for that.
-    ///
-    /// # Errors
-    /// If something is missing or doesn't come up; nothing is left running then.
-    pub async fn up(progress: &Progress) -> Result<Self> {
-        debian::ensure(progress).await?;
-        let tools = {
-            let _lock = state::lock("tools")?;
-            GoTools::ensure(progress).await?
-        };
-        let tars = images::of_the_cluster(&tools)?;
-
-        let _lock = state::lock("cluster")?;
-        let cluster = Self::of_this_checkout();
-        if cluster.is_up()? {
-            progress.say("the cluster is up already");
-            return Ok(cluster);
-        }
-        cluster.clear(progress).await?;
-        if let Err(error) = cluster.start(progress, tools, tars).await {
-            let error = error.context(dead_programs());
-            if let Err(clearing) = cluster.clear(progress).await {
-                return Err(error.context(format!("then clearing away failed: {clearing:#}")));
-            }
-            return Err(error);
-        }
-        Ok(cluster)
-    }
-
-    /// Stops everything and waits until each process is gone; only the logs stay. Does nothing if nothing is there.
+    /// The cluster that a test is to use, or a tool. If `KUBECONFIG` names another one than this checkout's, that one,
+    /// with the servers that `AMQP_URL`, `MANAGEMENT_URL`, `REDIS_URL` and `PROMETHEUS_URL` name. Else the running
+    /// cluster of this checkout: then the calling thread is moved into its network, and so is everything that a
+    /// `#[tokio::test]` on it connects to.
     ///
     /// # Errors
-    /// If something can't be stopped or removed.
-    pub async fn down(progress: &Progress) -> Result<()> {
-        let _lock = state::lock("cluster")?;
-        Self::of_this_checkout().clear(progress).await
-    }
-
-    /// The running cluster, for a test or a tool. Moves the calling thread into the cluster's network (and so
-    /// everything that a `#[tokio::test]` on it connects to).
-    ///
-    /// # Errors
-    /// If no cluster is up.
+    /// If no cluster is up, or one of those variables is missing.
     pub fn attach() -> Result<Self> {
-        let cluster = Self::of_this_checkout();
-        if !cluster.is_up()? {
-            bail!("no cluster is up: run `cargo cluster up`, or the tests by `cargo e2e`");
-        }
+        let cluster = match std::env::var_os("KUBECONFIG").map(PathBuf::from) {
+            Some(kubeconfig) if kubeconfig != admin_kubeconfig() => Self::given(kubeconfig)?,
+            _ => Self::find()?,
+        };
         cluster.namespace.enter()?;
         Ok(cluster)
     }
 
-    /// The cluster as it is, without moving into its network.
+    /// The running cluster of this checkout, without moving into its network.
     ///
     /// # Errors
-    /// If no cluster is up.
+    /// If it isn't up.
     pub fn find() -> Result<Self> {
-        let cluster = Self::of_this_checkout();
-        if !cluster.is_up()? {
-            bail!("no cluster is up: run `cargo cluster up`");
+        if !lifecycle::is_up()? {
+            bail!("no cluster is up: run `cargo cluster up`, or the tests by `cargo e2e`");
         }
-        Ok(cluster)
+        Ok(Self::own())
     }
 
-    /// The administrator's kubeconfig.
-    pub fn kubeconfig(&self) -> PathBuf {
-        admin_kubeconfig()
+    fn given(kubeconfig: PathBuf) -> Result<Self> {
+        let url = |name: &str| {
+            std::env::var(name)
+                .with_context(|| format!("{name} must be set for the cluster that KUBECONFIG names"))
+        };
+        Ok(Self {
+            namespace: Namespace::of_the_machine(),
+            kubeconfig,
+            rabbitmq: Rabbit::given(url("AMQP_URL")?, url("MANAGEMENT_URL")?),
+            redis: Redis::given(url("REDIS_URL")?),
+            prometheus: Prometheus::given(url("PROMETHEUS_URL")?),
+        })
     }
 
     /// Its network.
@@ -119,18 +87,23 @@ impl Cluster {
         &self.namespace
     }
 
+    /// The administrator's kubeconfig.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.kubeconfig.clone()
+    }
+
     /// A client with all rights. The calling thread must be in the cluster's network, see [`attach`](Self::attach).
     ///
     /// # Errors
     /// If the kubeconfig can't be read.
     pub async fn client(&self) -> Result<kube::Client> {
-        client(Some(admin_kubeconfig())).await
+        client(Some(self.kubeconfig())).await
     }
 
     /// What programs that use the cluster want to know, as the environment variables of the tests.
     pub fn environment(&self) -> Vec<(&'static str, String)> {
         vec![
-            ("KUBECONFIG", admin_kubeconfig().display().to_string()),
+            ("KUBECONFIG", self.kubeconfig.display().to_string()),
             ("AMQP_URL", self.rabbitmq.amqp_url()),
             ("MANAGEMENT_URL", self.rabbitmq.management_url()),
             ("REDIS_URL", self.redis.url()),
@@ -138,114 +111,12 @@ impl Cluster {
         ]
     }
 
-    /// Loads images, so that pods can use them.
+    /// Loads images into the cluster of this checkout, so that pods can use them.
     ///
     /// # Errors
     /// If a tar isn't one of an image.
     pub async fn load(&self, tars: &[PathBuf]) -> Result<()> {
         images::import(&node::containerd_socket(), tars).await
-    }
-
-    fn is_up(&self) -> Result<bool> {
-        let state = State::load()?;
-        Ok(self.namespace.exists() && state.is_some_and(|state| state.complete && state.dead().is_empty()))
-    }
-
-    async fn start(&self, progress: &Progress, tools: GoTools, tars: Vec<PathBuf>) -> Result<()> {
-        let logs = paths::logs();
-        if logs.exists() {
-            std::fs::remove_dir_all(&logs).with_context(|| format!("remove {}", logs.display()))?;
-        }
-        std::fs::create_dir_all(&logs).with_context(|| format!("create {}", logs.display()))?;
-
-        let step = progress.step("network");
-        self.namespace.create().await?;
-        cgroups::create(self.namespace.name())?;
-        step.done("");
-        wrappers::write(&self.namespace, &tools)?;
-
-        let authority = Authority::create(&paths::cluster().join("certificates"))?;
-        let setup = Setup { namespace: self.namespace.clone(), tools, authority };
-        let servers = async {
-            let step = progress.step("rabbitmq");
-            self.rabbitmq.launch_epmd()?;
-            self.rabbitmq.launch()?;
-            self.rabbitmq.ready().await?;
-            step.done(self.rabbitmq.amqp_url());
-            anyhow::Ok(())
-        };
-        let results = async {
-            let step = progress.step("redis");
-            self.redis.launch()?;
-            self.redis.ready().await?;
-            step.done(self.redis.url());
-            anyhow::Ok(())
-        };
-        tokio::try_join!(servers, results, self.start_kubernetes(progress, &setup, &tars))?;
-        State::update(|state| state.complete = true)
-    }
-
-    async fn start_kubernetes(&self, progress: &Progress, setup: &Setup, tars: &[PathBuf]) -> Result<()> {
-        let api_server = async {
-            let step = progress.step("etcd and API server");
-            control_plane::start_api_server(setup)?;
-            self.with_client(|client| async move { control_plane::ready(&client).await }).await?;
-            control_plane::start_controllers(setup)?;
-            self.with_client(|client| async move { addons::apply(&client).await }).await?;
-            step.done("");
-            let step = progress.step("prometheus");
-            Prometheus::launch(setup)?;
-            self.prometheus.ready().await?;
-            step.done(self.prometheus.url());
-            anyhow::Ok(())
-        };
-        let containerd = async {
-            let step = progress.step("containerd and images");
-            let containerd = node::start_containerd(setup, tars).await?;
-            step.done("");
-            anyhow::Ok(containerd)
-        };
-        let ((), containerd) = tokio::try_join!(api_server, containerd)?;
-        let step = progress.step("node and cluster DNS");
-        node::start_kubelet(setup, &containerd)?;
-        self.with_client(|client| async move {
-            node::ready(&client).await?;
-            addons::ready(&client).await
-        })
-        .await?;
-        step.done("");
-        Ok(())
-    }
-
-    async fn with_client<T, F, Running>(&self, work: F) -> Result<T>
-    where
-        T: Send + 'static,
-        F: FnOnce(kube::Client) -> Running + Send + 'static,
-        Running: Future<Output = Result<T>>,
-    {
-        self.namespace.run(|| async move { work(client(Some(admin_kubeconfig())).await?).await }).await
-    }
-
-    /// Removes all traces of a cluster but its logs.
-    async fn clear(&self, progress: &Progress) -> Result<()> {
-        // A state that can't be read (a crash in the middle of writing it) names no process; each is found otherwise.
-        let recorded: Vec<Process> =
-            State::load().ok().flatten().unwrap_or_default().processes.into_values().collect();
-        let data = data_folders()?;
-        let name = self.namespace.name();
-        if data.is_empty() && !self.namespace.exists() && !cgroups::exists(name) {
-            return Ok(());
-        }
-        let step = progress.step("clear away the cluster");
-        let killed = process::kill_all(&self.namespace, recorded, Duration::from_secs(30)).await?;
-        self.namespace.delete().await?;
-        cgroups::remove(name)?;
-        for folder in data {
-            let removed = if folder.is_dir() { std::fs::remove_dir_all(&folder) } else { std::fs::remove_file(&folder) };
-            removed.with_context(|| format!("remove {}", folder.display()))?;
-        }
-        step.done(format!("{killed} processes stopped; logs stay in {}", paths::logs().display()));
-        Ok(())
     }
 }
 
@@ -262,32 +133,6 @@ pub async fn client(kubeconfig: Option<PathBuf>) -> Result<kube::Client> {
     };
     let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
     Ok(kube::Client::try_from(config)?)
-}
-
-/// Everything in the cluster's folder but the logs.
-fn data_folders() -> Result<Vec<PathBuf>> {
-    let folder = paths::cluster();
-    if !folder.exists() {
-        return Ok(Vec::new());
-    }
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(&folder).with_context(|| format!("read {}", folder.display()))? {
-        let path = entry?.path();
-        if path != paths::logs() {
-            found.push(path);
-        }
-    }
-    Ok(found)
-}
-
-/// The ends of the logs of those programs that died, to be told with the error.
-fn dead_programs() -> String {
-    let state = State::load().ok().flatten().unwrap_or_default();
-    let mut text = format!("start the cluster (logs are in {})", paths::logs().display());
-    for name in state.dead() {
-        text.push_str(&format!("\n{name} died; the end of its log:\n{}", paths::tail(&process::log_file(name), 15)));
-    }
-    text
 }
 
 /// What runs.
@@ -307,9 +152,6 @@ impl Status {
     pub fn observe() -> Result<Self> {
         let state = State::load()?.unwrap_or_default();
         let program = |(name, process): (String, Process)| (name, process.pid, process.is_alive());
-        Ok(Self {
-            is_up: Cluster::of_this_checkout().is_up()?,
-            programs: state.processes.into_iter().map(program).collect(),
-        })
+        Ok(Self { is_up: lifecycle::is_up()?, programs: state.processes.into_iter().map(program).collect() })
     }
 }

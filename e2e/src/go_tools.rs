@@ -144,7 +144,15 @@ impl Module {
         for (package, program) in self.programs {
             let mut build = Command::new(&go);
             build
-                .args(["build", "-trimpath", "-buildvcs=false", "-mod=readonly", "-ldflags", self.ldflags, "-o"])
+                .args([
+                    "build",
+                    "-trimpath",
+                    "-buildvcs=false",
+                    "-mod=readonly",
+                    "-ldflags",
+                    self.ldflags,
+                    "-o",
+                ])
                 .arg(aside.join(program))
                 .arg(package)
                 .current_dir(self.source())

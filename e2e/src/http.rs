@@ -57,7 +57,8 @@ async fn exchange(method: &str, url: &str, user: Option<&str>, body: &str) -> Re
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await?;
     let answer = String::from_utf8_lossy(&answer);
-    let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(|| anyhow!("an answer without an end of head"))?;
+    let (head, body) =
+        answer.split_once("\r\n\r\n").ok_or_else(|| anyhow!("an answer without an end of head"))?;
     let status = head.lines().next().unwrap_or_default();
     let code = status.split(' ').nth(1).unwrap_or_default();
     if !code.starts_with('2') {
@@ -70,7 +71,8 @@ fn base64(bytes: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::new();
     for chunk in bytes.chunks(3) {
-        let bits = chunk.iter().enumerate().fold(0, |bits, (i, byte)| bits | u32::from(*byte) << (16 - 8 * i));
+        let bits =
+            chunk.iter().enumerate().fold(0, |bits, (i, byte)| bits | u32::from(*byte) << (16 - 8 * i));
         for i in 0..4 {
             let digit = (bits >> (18 - 6 * i)) & 63;
             text.push(if i <= chunk.len() { char::from(ALPHABET[digit as usize]) } else { '=' });

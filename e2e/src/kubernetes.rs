@@ -83,5 +83,6 @@ fn write_kubeconfig(file: &Path, authority: &Path, pair: &Pair) -> Result<()> {
 }
 
 fn write_json(file: &Path, value: &serde_json::Value) -> Result<()> {
-    std::fs::write(file, serde_json::to_vec_pretty(value)?).with_context(|| format!("write {}", file.display()))
+    std::fs::write(file, serde_json::to_vec_pretty(value)?)
+        .with_context(|| format!("write {}", file.display()))
 }

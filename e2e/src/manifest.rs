@@ -53,5 +53,7 @@ async fn apply_object(client: &kube::Client, object: &DynamicObject) -> Result<D
         None => Api::all_with(client.clone(), &resource),
     };
     let params = PatchParams::apply("soloist-e2e").force();
-    api.patch(name, &params, &Patch::Apply(object)).await.with_context(|| format!("apply {} {name}", types.kind))
+    api.patch(name, &params, &Patch::Apply(object))
+        .await
+        .with_context(|| format!("apply {} {name}", types.kind))
 }

@@ -22,10 +22,12 @@ pub const POD_CIDR: &str = "10.89.0.0/16";
 /// Addresses of Services.
 pub const SERVICE_CIDR: &str = "10.96.0.0/16";
 
-/// A named network namespace of this checkout: clusters of two checkouts don't meet.
+/// The network that a cluster is reached in: a named namespace of this checkout (so clusters of two checkouts don't
+/// meet), or that of the machine, where a cluster is reached that isn't ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Namespace {
     name: String,
+    of_the_machine: bool,
 }
 
 impl Namespace {
@@ -33,7 +35,11 @@ impl Namespace {
     pub fn of_this_checkout() -> Self {
         let digest = Sha256::digest(paths::repository().as_os_str().as_encoded_bytes());
         let short: String = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
-        Self { name: format!("soloist-{short}") }
+        Self { name: format!("soloist-{short}"), of_the_machine: false }
+    }
+
+    pub(crate) fn of_the_machine() -> Self {
+        Self { name: "machine".to_owned(), of_the_machine: true }
     }
 
     /// Its name, as `ip netns` lists it. The node's control group has the same one.
@@ -85,6 +91,9 @@ impl Namespace {
     /// A command that will run inside. `nsenter` rather than `ip netns exec`: that one mounts another /sys, without
     /// the control groups in it.
     pub fn command(&self, program: &str) -> std::process::Command {
+        if self.of_the_machine {
+            return std::process::Command::new(program);
+        }
         let mut command = std::process::Command::new("nsenter");
         command.arg(format!("--net={}", self.path().display())).arg("--").arg(program);
         command
@@ -96,8 +105,12 @@ impl Namespace {
     /// # Errors
     /// Without root's rights, or if the namespace isn't there.
     pub fn enter(&self) -> Result<()> {
+        if self.of_the_machine {
+            return Ok(());
+        }
         let path = self.path();
-        let file = File::open(&path).with_context(|| format!("open {}: is the cluster up?", path.display()))?;
+        let file =
+            File::open(&path).with_context(|| format!("open {}: is the cluster up?", path.display()))?;
         rustix::thread::move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
             .with_context(|| format!("enter the network namespace {}", self.name))
     }

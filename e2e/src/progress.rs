@@ -53,8 +53,9 @@ impl Progress {
     pub fn step(&self, name: impl Into<String>) -> Step {
         let name = name.into();
         let bar = self.0.bars.as_ref().map(|bars| {
-            let style = ProgressStyle::with_template("{spinner:.cyan} {prefix:<28} {elapsed:>4} {wide_msg:.dim}")
-                .expect("the template is well-formed");
+            let style =
+                ProgressStyle::with_template("{spinner:.cyan} {prefix:<28} {elapsed:>4} {wide_msg:.dim}")
+                    .expect("the template is well-formed");
             let bar = bars.add(ProgressBar::new_spinner().with_style(style).with_prefix(name.clone()));
             bar.enable_steady_tick(Duration::from_millis(100));
             bar

@@ -15,25 +15,33 @@ const NAME: &str = "prometheus";
 /// Where it learns which pods to scrape.
 const TARGETS: &str = "127.0.0.1:9099";
 
-/// The Prometheus server of the cluster.
+/// The Prometheus server of a cluster.
 #[derive(Clone, Debug)]
 pub struct Prometheus {
     namespace: Namespace,
+    url: String,
 }
 
 impl Prometheus {
-    pub(crate) fn new(namespace: Namespace) -> Self {
-        Self { namespace }
+    pub(crate) fn own(namespace: Namespace) -> Self {
+        Self { namespace, url: format!("http://{NODE_ADDRESS}:9090") }
+    }
+
+    pub(crate) fn given(url: String) -> Self {
+        Self { namespace: Namespace::of_the_machine(), url }
     }
 
     /// Where it answers queries, as seen from the cluster's network.
     pub fn url(&self) -> String {
-        format!("http://{NODE_ADDRESS}:9090")
+        self.url.clone()
     }
 
     pub(crate) fn launch(setup: &Setup) -> Result<()> {
         let user = setup.kubeconfig("pod-targets", &Identity { user: "prometheus", group: "prometheus" })?;
-        setup.start("pod-targets", &[format!("--kubeconfig={}", user.display()), format!("--address={TARGETS}")])?;
+        setup.start(
+            "pod-targets",
+            &[format!("--kubeconfig={}", user.display()), format!("--address={TARGETS}")],
+        )?;
 
         let folder = paths::cluster().join(NAME);
         std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;

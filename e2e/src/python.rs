@@ -25,13 +25,16 @@ pub async fn ensure(progress: &Progress) -> Result<PathBuf> {
     if complete.exists() {
         return Ok(python);
     }
-    let Some(system) = command::find("python3") else { bail!("Python is missing: install python3 and python3-venv") };
+    let Some(system) = command::find("python3") else {
+        bail!("Python is missing: install python3 and python3-venv")
+    };
     let step = progress.step("python environment");
     let mut venv = Command::new(system);
     venv.args(["-m", "venv", "--clear"]).arg(&folder);
     command::output(&mut venv, Duration::from_secs(120)).await?;
     let mut pip = Command::new(&python);
-    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement"]).arg(&requirements);
+    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement"])
+        .arg(&requirements);
     command::output(&mut pip, Duration::from_secs(600)).await?;
     std::fs::write(&complete, "").with_context(|| format!("write {}", complete.display()))?;
     step.done("Celery");

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, anyhow};
 use rustix::process::Signal;
 
 use crate::netns::{NODE_ADDRESS, Namespace};
-use crate::process::Launch;
+use crate::process::{Launch, Process};
 use crate::state::State;
 use crate::{http, paths, wait};
 
@@ -16,28 +16,43 @@ const SCRIPTS: &str = "/usr/lib/rabbitmq/bin";
 const NODE: &str = "rabbit@localhost";
 /// It boots in about 5 seconds on two idle cores; cold and with the machine busy it may take ten times that.
 const BOOT: Duration = Duration::from_secs(90);
-/// The user it has from the start, who may come from anywhere here.
-const USER: &str = "guest:guest";
 
-/// The RabbitMQ server of the cluster.
+/// The RabbitMQ server of a cluster.
 #[derive(Clone, Debug)]
 pub struct Rabbit {
-    namespace: Namespace,
+    /// Where it runs, if it is ours.
+    namespace: Option<Namespace>,
+    amqp_url: String,
+    management_url: String,
 }
 
 impl Rabbit {
-    pub(crate) fn new(namespace: Namespace) -> Self {
-        Self { namespace }
+    /// The user `guest`, whom it has from the start, may come from anywhere here.
+    pub(crate) fn own(namespace: Namespace) -> Self {
+        Self {
+            namespace: Some(namespace),
+            amqp_url: format!("amqp://guest:guest@{NODE_ADDRESS}:5672"),
+            management_url: format!("http://{NODE_ADDRESS}:15672"),
+        }
+    }
+
+    pub(crate) fn given(amqp_url: String, management_url: String) -> Self {
+        Self { namespace: None, amqp_url, management_url }
     }
 
     /// Its default virtual host, as seen from the cluster's network.
     pub fn amqp_url(&self) -> String {
-        format!("amqp://{USER}@{NODE_ADDRESS}:5672")
+        self.amqp_url.clone()
     }
 
     /// Its management API, as seen from the cluster's network.
     pub fn management_url(&self) -> String {
-        format!("http://{NODE_ADDRESS}:15672")
+        self.management_url.clone()
+    }
+
+    /// `user:password` of the URL.
+    fn user(&self) -> &str {
+        user_and_host(&self.amqp_url).0
     }
 
     /// Makes a virtual host, for tests that want a broker to themselves, and gives back its URL; the management API
@@ -46,11 +61,13 @@ impl Rabbit {
     /// # Errors
     /// If the management API refuses it.
     pub async fn create_vhost(&self, name: &str) -> Result<String> {
-        let api = self.management_url();
-        http::send("PUT", &format!("{api}/api/vhosts/{name}"), USER, "{}").await?;
+        let (api, user) = (&self.management_url, self.user());
+        let (user_name, _) = user.split_once(':').unwrap_or((user, ""));
+        http::send("PUT", &format!("{api}/api/vhosts/{name}"), user, "{}").await?;
         let all = r#"{"configure":".*","write":".*","read":".*"}"#;
-        http::send("PUT", &format!("{api}/api/permissions/{name}/guest"), USER, all).await?;
-        Ok(format!("amqp://{USER}@{NODE_ADDRESS}:5672/{name}"))
+        http::send("PUT", &format!("{api}/api/permissions/{name}/{user_name}"), user, all).await?;
+        let (user, host) = user_and_host(&self.amqp_url);
+        Ok(format!("amqp://{user}@{host}/{name}"))
     }
 
     /// Removes a virtual host with everything in it.
@@ -58,8 +75,8 @@ impl Rabbit {
     /// # Errors
     /// If the management API refuses it.
     pub async fn delete_vhost(&self, name: &str) -> Result<()> {
-        let url = format!("{}/api/vhosts/{name}", self.management_url());
-        http::send("DELETE", &url, USER, "").await.map(drop)
+        let url = format!("{}/api/vhosts/{name}", self.management_url);
+        http::send("DELETE", &url, self.user(), "").await.map(drop)
     }
 
     /// Starts it, if it isn't running, and waits until it takes connections. It has what it had before.
@@ -95,14 +112,19 @@ impl Rabbit {
         process.gone("RabbitMQ", Duration::from_secs(60)).await
     }
 
-    fn process(&self) -> Result<Option<crate::process::Process>> {
+    fn namespace(&self) -> Result<&Namespace> {
+        self.namespace.as_ref().ok_or_else(|| anyhow!("this RabbitMQ isn't ours to start or stop"))
+    }
+
+    fn process(&self) -> Result<Option<Process>> {
+        self.namespace()?;
         let state = State::load()?.ok_or_else(|| anyhow!("no cluster is up"))?;
         Ok(state.processes.get(NAME).filter(|process| process.is_alive()).cloned())
     }
 
     /// Starts the daemon that Erlang programs find one another by. RabbitMQ would start one too, but on its own terms.
     pub(crate) fn launch_epmd(&self) -> Result<()> {
-        let process = Launch::new("epmd", "epmd").start(&self.namespace)?;
+        let process = Launch::new("epmd", "epmd").start(self.namespace()?)?;
         State::record("epmd", &process)
     }
 
@@ -130,26 +152,34 @@ impl Rabbit {
         for (name, value) in environment() {
             launch = launch.env(name, value);
         }
-        let process = launch.start(&self.namespace)?;
+        let process = launch.start(self.namespace()?)?;
         State::record(NAME, &process)
     }
 
     /// Waits until both its doors answer: AMQP and the management API.
     pub(crate) async fn ready(&self) -> Result<()> {
-        let overview = format!("{}/api/overview", self.management_url());
-        let url = self.amqp_url();
-        self.namespace
+        let overview = format!("{}/api/overview", self.management_url);
+        let (url, user) = (self.amqp_url.clone(), self.user().to_owned());
+        self.namespace()?
             .run(move || async move {
                 wait::until("RabbitMQ to answer", BOOT, || async {
-                    let connection = lapin::Connection::connect(&url, lapin::ConnectionProperties::default()).await?;
+                    let connection =
+                        lapin::Connection::connect(&url, lapin::ConnectionProperties::default()).await?;
                     connection.close(200, "ready".into()).await?;
-                    http::send("GET", &overview, USER, "").await?;
+                    http::send("GET", &overview, &user, "").await?;
                     Ok(Some(()))
                 })
                 .await
             })
             .await
     }
+}
+
+/// `user:password` and `host:port` of an AMQP URL.
+fn user_and_host(url: &str) -> (&str, &str) {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let (user, rest) = rest.rsplit_once('@').unwrap_or(("guest:guest", rest));
+    (user, rest.split('/').next().unwrap_or(rest))
 }
 
 /// What `rabbitmqctl` and the server agree on.
@@ -178,4 +208,15 @@ pub(crate) fn script(name: &str) -> PathBuf {
 
 fn folder() -> PathBuf {
     paths::cluster().join(NAME)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_without_a_user_means_guest() {
+        assert_eq!(user_and_host("amqp://a:b@host:5672/vhost"), ("a:b", "host:5672"));
+        assert_eq!(user_and_host("amqp://host"), ("guest:guest", "host"));
+    }
 }

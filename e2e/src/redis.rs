@@ -12,20 +12,26 @@ use crate::{paths, wait};
 
 const NAME: &str = "redis";
 
-/// The Redis server of the cluster.
+/// The Redis server of a cluster.
 #[derive(Clone, Debug)]
 pub struct Redis {
-    namespace: Namespace,
+    /// Where it runs, if it is ours.
+    namespace: Option<Namespace>,
+    url: String,
 }
 
 impl Redis {
-    pub(crate) fn new(namespace: Namespace) -> Self {
-        Self { namespace }
+    pub(crate) fn own(namespace: Namespace) -> Self {
+        Self { namespace: Some(namespace), url: format!("redis://{NODE_ADDRESS}:6379/0") }
+    }
+
+    pub(crate) fn given(url: String) -> Self {
+        Self { namespace: None, url }
     }
 
     /// Its database 0, as seen from the cluster's network.
     pub fn url(&self) -> String {
-        format!("redis://{NODE_ADDRESS}:6379/0")
+        self.url.clone()
     }
 
     /// Starts it, if it isn't running, and waits until it answers. It has what it had when it was stopped.
@@ -49,7 +55,12 @@ impl Redis {
         process.gone("Redis", Duration::from_secs(30)).await
     }
 
+    fn namespace(&self) -> Result<&Namespace> {
+        self.namespace.as_ref().ok_or_else(|| anyhow!("this Redis isn't ours to start or stop"))
+    }
+
     fn process(&self) -> Result<Option<Process>> {
+        self.namespace()?;
         let state = State::load()?.ok_or_else(|| anyhow!("no cluster is up"))?;
         Ok(state.processes.get(NAME).filter(|process| process.is_alive()).cloned())
     }
@@ -64,13 +75,13 @@ impl Redis {
             .args(["--set-proc-title", "no", "--daemonize", "no"])
             // Written down only when it is stopped.
             .args(["--appendonly", "no", "--save", "3600 1"])
-            .start(&self.namespace)?;
+            .start(self.namespace()?)?;
         State::record(NAME, &process)
     }
 
     pub(crate) async fn ready(&self) -> Result<()> {
         let url = self.url();
-        self.namespace
+        self.namespace()?
             .run(move || async move {
                 wait::until("Redis to answer", Duration::from_secs(30), || async {
                     let client = redis::Client::open(url.as_str())?;

@@ -11,7 +11,9 @@ use kube::Api;
 use kube::api::{DeleteParams, DynamicObject, PostParams};
 use tokio::process::Command;
 
-use crate::{command, manifest, paths};
+use crate::go_tools::GoTools;
+use crate::kubernetes::admin_kubeconfig;
+use crate::{command, manifest};
 
 /// A namespace of one test's own.
 #[derive(Clone)]
@@ -37,7 +39,10 @@ pub async fn namespace_for_test(client: &kube::Client, test: &str) -> Result<Tes
         ..Default::default()
     };
     let namespaces: Api<Namespace> = Api::all(client.clone());
-    namespaces.create(&PostParams::default(), &namespace).await.with_context(|| format!("create namespace {name}"))?;
+    namespaces
+        .create(&PostParams::default(), &namespace)
+        .await
+        .with_context(|| format!("create namespace {name}"))?;
     Ok(TestNamespace { name, client: client.clone() })
 }
 
@@ -87,7 +92,8 @@ impl TestNamespace {
     }
 }
 
-/// Prints what there is to know of a namespace: objects, events, logs, and the operator's log.
+/// Prints what there is to know of a namespace: objects, events, logs, and the operator's log. The calling thread must be
+/// in the cluster's network.
 pub async fn dump_state(namespace: &str) {
     eprintln!("\n===== state of namespace {namespace}");
     for arguments in [
@@ -95,22 +101,33 @@ pub async fn dump_state(namespace: &str) {
         "get taskqueues -o yaml",
         "describe pods",
         "get events --sort-by=.lastTimestamp",
-        "logs --all-pods=true --all-containers --prefix --tail=100 --ignore-errors",
     ] {
         show(namespace, arguments).await;
     }
-    show("soloist-system", "logs deployment/soloist --all-pods=true --prefix --tail=100").await;
+    let pods = kubectl(namespace, "get pods -o name").await.unwrap_or_default();
+    // The first few tell the story; there may be fifty.
+    for pod in pods.lines().take(8) {
+        show(namespace, &format!("logs {pod} --all-containers --prefix --tail=60 --ignore-errors")).await;
+    }
+    show("soloist-system", "logs deployment/soloist --all-pods=true --prefix --tail=60").await;
     eprintln!("===== end of the state of namespace {namespace}\n");
 }
 
 async fn show(namespace: &str, arguments: &str) {
     eprintln!("----- kubectl -n {namespace} {arguments}");
-    let wrapper = paths::bin().join("kubectl");
-    let mut kubectl = Command::new(if wrapper.exists() { wrapper.as_os_str() } else { "kubectl".as_ref() });
-    kubectl.args(["--namespace", namespace]).args(arguments.split(' '));
-    match command::output(&mut kubectl, Duration::from_secs(20)).await {
+    match kubectl(namespace, arguments).await {
         Ok(text) => eprintln!("{}", text.trim_end()),
         // As much as can be had: a kind that isn't installed or a pod without a log must not hide the rest.
         Err(error) => eprintln!("{error:#}"),
     }
+}
+
+async fn kubectl(namespace: &str, arguments: &str) -> Result<String> {
+    let program = GoTools::built().map_or_else(|_| "kubectl".into(), |tools| tools.program("kubectl"));
+    let mut kubectl = Command::new(program);
+    if std::env::var_os("KUBECONFIG").is_none() {
+        kubectl.env("KUBECONFIG", admin_kubeconfig());
+    }
+    kubectl.args(["--namespace", namespace]).args(arguments.split(' '));
+    command::output(&mut kubectl, Duration::from_secs(20)).await
 }

@@ -58,7 +58,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn names_what_it_waited_for_and_the_last_error() {
-        let waited = until::<(), _, _>("a pod", Duration::from_secs(1), || async { Err(anyhow!("refused")) }).await;
+        let waited =
+            until::<(), _, _>("a pod", Duration::from_secs(1), || async { Err(anyhow!("refused")) }).await;
         let message = format!("{:#}", waited.unwrap_err());
         assert!(message.contains("waited 1s for a pod") && message.contains("refused"), "{message}");
     }

@@ -40,7 +40,11 @@ pub(crate) fn write(namespace: &Namespace, tools: &GoTools) -> Result<()> {
     script("helm", &format!("{kubeconfig}\n{helm}"), &quoted(&tools.program("helm")))?;
     script("inside", &kubeconfig, "")?;
     let ctr = command::find("ctr").unwrap_or_else(|| "ctr".into());
-    script("ctr", "", &format!("{} --address '{}' --namespace k8s.io", quoted(&ctr), node::containerd_socket().display()))?;
+    script(
+        "ctr",
+        "",
+        &format!("{} --address '{}' --namespace k8s.io", quoted(&ctr), node::containerd_socket().display()),
+    )?;
     for name in ["rabbitmqctl", "rabbitmq-diagnostics"] {
         script(name, &rabbit, &quoted(&rabbitmq::script(name)))?;
     }

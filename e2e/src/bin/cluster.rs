@@ -96,7 +96,10 @@ async fn up(progress: &Progress) -> Result<ExitCode> {
 fn status() -> Result<ExitCode> {
     let status = Status::observe()?;
     for (name, process, is_alive) in &status.programs {
-        println!("{name:<26} {}", if *is_alive { format!("process {}", process) } else { "not running".to_owned() });
+        println!(
+            "{name:<26} {}",
+            if *is_alive { format!("process {}", process) } else { "not running".to_owned() }
+        );
     }
     println!("{}", if status.is_up { "the cluster is up" } else { "no cluster is up" });
     Ok(if status.is_up { ExitCode::SUCCESS } else { ExitCode::FAILURE })

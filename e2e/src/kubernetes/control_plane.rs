@@ -36,42 +36,51 @@ pub(crate) fn start_api_server(setup: &Setup) -> Result<()> {
         ],
     )?;
 
-    let hosts =
-        ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost", "127.0.0.1", NODE_ADDRESS, API_SERVICE];
+    let hosts = [
+        "kubernetes",
+        "kubernetes.default",
+        "kubernetes.default.svc",
+        "localhost",
+        "127.0.0.1",
+        NODE_ADDRESS,
+        API_SERVICE,
+    ];
     let serving = setup.authority.server("apiserver", &hosts)?;
-    let to_kubelet = setup.authority.client("apiserver-kubelet", &Identity { user: "apiserver", group: MASTERS })?;
+    let to_kubelet =
+        setup.authority.client("apiserver-kubelet", &Identity { user: "apiserver", group: MASTERS })?;
     setup.kubeconfig("admin", &Identity { user: "admin", group: MASTERS })?;
     let policy = paths::cluster().join("audit-policy.json");
     write_json(&policy, &audit_policy())?;
     let ca = setup.authority.file("ca.crt");
     let ca = ca.display();
-    setup.start(
-        "kube-apiserver",
-        &[
-            format!("--advertise-address={NODE_ADDRESS}"),
-            format!("--secure-port={API_PORT}"),
-            format!("--etcd-servers={ETCD}"),
-            format!("--client-ca-file={ca}"),
-            format!("--tls-cert-file={}", serving.certificate.display()),
-            format!("--tls-private-key-file={}", serving.key.display()),
-            "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
-            format!("--service-account-key-file={}", setup.authority.file("sa.pub").display()),
-            format!("--service-account-signing-key-file={}", setup.authority.file("sa.key").display()),
-            format!("--service-cluster-ip-range={SERVICE_CIDR}"),
-            "--authorization-mode=Node,RBAC".to_owned(),
-            "--enable-admission-plugins=NodeRestriction".to_owned(),
-            "--allow-privileged=true".to_owned(),
-            "--kubelet-preferred-address-types=InternalIP".to_owned(),
-            format!("--kubelet-certificate-authority={ca}"),
-            format!("--kubelet-client-certificate={}", to_kubelet.certificate.display()),
-            format!("--kubelet-client-key={}", to_kubelet.key.display()),
-            format!("--audit-policy-file={}", policy.display()),
-            format!("--audit-log-path={}", audit_log().display()),
-            // Written before the answer is sent, so that a test that got its answer can count.
-            "--audit-log-mode=blocking-strict".to_owned(),
-        ],
-    )
-    .map(drop)
+    setup
+        .start(
+            "kube-apiserver",
+            &[
+                format!("--advertise-address={NODE_ADDRESS}"),
+                format!("--secure-port={API_PORT}"),
+                format!("--etcd-servers={ETCD}"),
+                format!("--client-ca-file={ca}"),
+                format!("--tls-cert-file={}", serving.certificate.display()),
+                format!("--tls-private-key-file={}", serving.key.display()),
+                "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
+                format!("--service-account-key-file={}", setup.authority.file("sa.pub").display()),
+                format!("--service-account-signing-key-file={}", setup.authority.file("sa.key").display()),
+                format!("--service-cluster-ip-range={SERVICE_CIDR}"),
+                "--authorization-mode=Node,RBAC".to_owned(),
+                "--enable-admission-plugins=NodeRestriction".to_owned(),
+                "--allow-privileged=true".to_owned(),
+                "--kubelet-preferred-address-types=InternalIP".to_owned(),
+                format!("--kubelet-certificate-authority={ca}"),
+                format!("--kubelet-client-certificate={}", to_kubelet.certificate.display()),
+                format!("--kubelet-client-key={}", to_kubelet.key.display()),
+                format!("--audit-policy-file={}", policy.display()),
+                format!("--audit-log-path={}", audit_log().display()),
+                // Written before the answer is sent, so that a test that got its answer can count.
+                "--audit-log-mode=blocking-strict".to_owned(),
+            ],
+        )
+        .map(drop)
 }
 
 /// Starts what fills the cluster with life, once the API server answers.

@@ -34,7 +34,8 @@ pub(crate) async fn start_containerd(setup: &Setup, tars: &[PathBuf]) -> Result<
     }
     write_json(&folder.join("cni/10-pods.conflist"), &pod_network())?;
     let config = folder.join("containerd.toml");
-    std::fs::write(&config, containerd_config(&folder)).with_context(|| format!("write {}", config.display()))?;
+    std::fs::write(&config, containerd_config(&folder))
+        .with_context(|| format!("write {}", config.display()))?;
 
     let launch = Launch::new("containerd", "sh")
         .args([paths::cluster_sources().join("node-mounts.sh"), paths::cache()])
@@ -97,7 +98,8 @@ pub(crate) fn start_kubelet(setup: &Setup, containerd: &Process) -> Result<()> {
         .with_mounts_of(containerd);
     setup.launch("kubelet", launch)?;
 
-    let user = setup.kubeconfig("kube-proxy", &Identity { user: "system:kube-proxy", group: "system:node-proxier" })?;
+    let user = setup
+        .kubeconfig("kube-proxy", &Identity { user: "system:kube-proxy", group: "system:node-proxier" })?;
     let launch = Launch::new("kube-proxy", setup.tools.program("kube-proxy"))
         .args([
             format!("--kubeconfig={}", user.display()),
@@ -119,15 +121,20 @@ pub(crate) fn start_kubelet(setup: &Setup, containerd: &Process) -> Result<()> {
 pub(crate) async fn ready(client: &kube::Client) -> Result<()> {
     let nodes: Api<Node> = Api::all(client.clone());
     wait::until("the node to be Ready", Duration::from_secs(60), || async {
-        let conditions = nodes.get(NODE).await?.status.and_then(|status| status.conditions).unwrap_or_default();
-        Ok(conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True").then_some(()))
+        let conditions =
+            nodes.get(NODE).await?.status.and_then(|status| status.conditions).unwrap_or_default();
+        Ok(conditions
+            .iter()
+            .any(|condition| condition.type_ == "Ready" && condition.status == "True")
+            .then_some(()))
     })
     .await
 }
 
 fn containerd_config(folder: &Path) -> String {
     let folder = folder.display();
-    let plugins = ["/usr/lib/cni", "/opt/cni/bin"].into_iter().find(|path| Path::new(path).join("ptp").exists());
+    let plugins =
+        ["/usr/lib/cni", "/opt/cni/bin"].into_iter().find(|path| Path::new(path).join("ptp").exists());
     let plugins = plugins.unwrap_or("/usr/lib/cni");
     let pause = images::PAUSE;
     format!(
