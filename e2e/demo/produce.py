@@ -13,7 +13,7 @@ from collections import Counter
 from fibonacci import app, route_by_size
 
 # Where each class of work starts and ends; see route_by_size.
-SIZES = [(12, 24), (25, 29), (30, 33)]
+SIZES = [(12, 27), (28, 34), (35, 38)]
 
 
 def numbers(count, seed):
