@@ -68,10 +68,15 @@ impl Cluster {
         Ok(Self::own())
     }
 
-    fn given(kubeconfig: PathBuf) -> Result<Self> {
+    /// The cluster of a kubeconfig, with the servers that `AMQP_URL`, `MANAGEMENT_URL`, `REDIS_URL` and
+    /// `PROMETHEUS_URL` name.
+    ///
+    /// # Errors
+    /// If one of those variables is missing.
+    pub fn given(kubeconfig: PathBuf) -> Result<Self> {
         let url = |name: &str| {
             std::env::var(name)
-                .with_context(|| format!("{name} must be set for the cluster that KUBECONFIG names"))
+                .with_context(|| format!("{name} must be set for a cluster that isn't this checkout's"))
         };
         Ok(Self {
             namespace: Namespace::of_the_machine(),

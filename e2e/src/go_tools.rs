@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 use tokio::process::Command;
 
-use crate::{command, paths, progress::Progress};
+use crate::{command, paths, progress::Progress, state};
 
 /// A cold build of the largest takes 5 minutes on two cores that do nothing else.
 const BUILD: Duration = Duration::from_secs(45 * 60);
@@ -77,6 +77,7 @@ impl GoTools {
     /// # Errors
     /// If Go is missing or a build fails.
     pub async fn ensure(progress: &Progress) -> Result<Self> {
+        let _lock = state::lock("tools")?;
         let mut folders = Vec::new();
         for module in MODULES {
             folders.push(module.ensure(progress).await?);

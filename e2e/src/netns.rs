@@ -38,7 +38,8 @@ impl Namespace {
         Self { name: format!("soloist-{short}"), of_the_machine: false }
     }
 
-    pub(crate) fn of_the_machine() -> Self {
+    /// The machine's own network.
+    pub fn of_the_machine() -> Self {
         Self { name: "machine".to_owned(), of_the_machine: true }
     }
 

@@ -53,7 +53,9 @@ impl State {
 
     /// Writes down that a program runs.
     pub(crate) fn record(name: &str, process: &Process) -> Result<()> {
-        Self::update(|state| drop(state.processes.insert(name.to_owned(), process.clone())))
+        Self::update(|state| {
+            state.processes.insert(name.to_owned(), process.clone());
+        })
     }
 
     /// Names of the programs that should run and don't.

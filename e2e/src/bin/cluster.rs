@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{Parser, Subcommand};
 use e2e::cluster::{Cluster, Status};
 use e2e::progress::Progress;
-use e2e::{images, paths};
+use e2e::{images, interrupt, paths};
 
 /// A real Kubernetes cluster on this machine, with RabbitMQ, Redis and Prometheus beside it.
 #[derive(Parser)]
@@ -74,10 +74,10 @@ async fn run(command: Command, progress: &Progress) -> Result<ExitCode> {
 async fn up(progress: &Progress) -> Result<ExitCode> {
     let cluster = tokio::select! {
         up = Cluster::up(progress) => up?,
-        interrupted = tokio::signal::ctrl_c() => {
-            interrupted.context("wait for Ctrl-C")?;
+        interrupted = interrupt::requested() => {
+            interrupted?;
             Cluster::down(progress).await?;
-            return Ok(ExitCode::from(130));
+            return Ok(ExitCode::from(interrupt::EXIT_CODE));
         }
     };
     println!(

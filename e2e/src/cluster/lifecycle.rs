@@ -17,6 +17,15 @@ use crate::state::{self, State};
 use crate::{cgroups, debian, images, paths, wrappers};
 
 impl Cluster {
+    /// Installs and builds what a cluster is made of, so that [`up`](Self::up) has only to start it.
+    ///
+    /// # Errors
+    /// If something is missing and can't be had, or without root's rights.
+    pub async fn prepare(progress: &Progress) -> Result<GoTools> {
+        debian::ensure(progress).await?;
+        GoTools::ensure(progress).await
+    }
+
     /// Starts everything, unless it runs already; builds and installs what that takes. What is left of a cluster that
     /// crashed is cleared away first.
     ///
@@ -26,11 +35,7 @@ impl Cluster {
     /// # Errors
     /// If something is missing or doesn't come up; nothing is left running then.
     pub async fn up(progress: &Progress) -> Result<Self> {
-        debian::ensure(progress).await?;
-        let tools = {
-            let _lock = state::lock("tools")?;
-            GoTools::ensure(progress).await?
-        };
+        let tools = Self::prepare(progress).await?;
         let tars = images::of_the_cluster(&tools)?;
 
         let _lock = state::lock("cluster")?;

@@ -1,3 +1,0 @@
-//! `cargo e2e`: every test of the project.
-
-fn main() {}

@@ -1,0 +1,153 @@
+//! Running `cargo test`, and counting.
+
+use std::ops::AddAssign;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use e2e::cluster::Cluster;
+use e2e::{command, go_tools::GoTools, netns, paths, progress::Progress};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+
+/// A cold build of the whole workspace takes about 10 minutes on two cores.
+const BUILD: Duration = Duration::from_secs(45 * 60);
+/// Each test on the cluster has a deadline of its own; this is for the case that one ignores it.
+const TESTS: Duration = Duration::from_secs(45 * 60);
+
+/// Which tests to run.
+pub(crate) struct Suite {
+    pub(crate) filter: Option<String>,
+    pub(crate) skip: Vec<String>,
+}
+
+/// How many tests passed, how many failed, and whether cargo itself was content.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) passed: u32,
+    pub(crate) failed: u32,
+    pub(crate) broken: bool,
+}
+
+impl AddAssign for Counts {
+    fn add_assign(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.broken |= other.broken;
+    }
+}
+
+impl Suite {
+    /// Builds all tests while there still is a network to fetch with.
+    pub(crate) async fn build(&self, progress: &Progress) -> Result<()> {
+        let step = progress.step("cargo test --no-run");
+        let mut build = cargo(netns::Namespace::of_the_machine().command("cargo"));
+        build.args(["test", "--workspace", "--no-run"]);
+        command::watch(&mut build, BUILD, |line| step.note(line)).await?;
+        step.done("");
+        Ok(())
+    }
+
+    /// The tests that need nothing, with those in the documentation.
+    pub(crate) async fn alone(&self) -> Result<Counts> {
+        let mut tests = cargo(netns::Namespace::of_the_machine().command("cargo"));
+        tests.args(["test", "--workspace", "--no-fail-fast"]);
+        self.run(tests, &[]).await
+    }
+
+    /// The tests that are ignored otherwise, inside of the cluster's network. Examples in the documentation that are
+    /// marked as ignored are not meant to be run at all.
+    pub(crate) async fn on_cluster(&self, cluster: &Cluster, python: &Path) -> Result<Counts> {
+        let mut tests = cargo(cluster.namespace().command("cargo"));
+        tests.args(["test", "--workspace", "--offline", "--no-fail-fast", "--lib", "--bins", "--tests"]);
+        tests.envs(cluster.environment());
+        tests.env("PYTHON", python).env("HELM", GoTools::built()?.program("helm"));
+        self.run(tests, &["--ignored"]).await
+    }
+
+    async fn run(&self, mut tests: Command, options: &[&str]) -> Result<Counts> {
+        tests.arg("--").args(options);
+        tests.args(&self.filter);
+        for name in &self.skip {
+            tests.args(["--skip", name]);
+        }
+        // A group of its own, so that the programs that cargo starts can be ended with it.
+        tests.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut group = Group(tests.spawn().context("run cargo test")?);
+        tokio::time::timeout(TESTS, group.count())
+            .await
+            .map_err(|_| anyhow!("the tests took longer than {TESTS:?}"))?
+            .context("run cargo test")
+    }
+}
+
+fn cargo(command: std::process::Command) -> Command {
+    let mut command = Command::from(command);
+    command.current_dir(paths::repository());
+    command
+}
+
+/// A program and everything that it started; ended when dropped.
+struct Group(Child);
+
+impl Group {
+    /// Passes on what the tests print, to the end, and adds up the results.
+    async fn count(&mut self) -> Result<Counts> {
+        let mut counts = Counts::default();
+        let mut lines = BufReader::new(self.0.stdout.take().context("standard output is piped")?).lines();
+        while let Some(line) = lines.next_line().await? {
+            println!("{line}");
+            counts += result(&line);
+        }
+        counts.broken = !self.0.wait().await?.success();
+        Ok(counts)
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // The number is gone once the program was waited for; then nothing is left to end.
+        if let Some(pid) = self.0.id().and_then(|id| rustix::process::Pid::from_raw(id.cast_signed())) {
+            let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
+        }
+    }
+}
+
+/// What a line of libtest's says: `test result: ok. 3 passed; 0 failed; 1 ignored; ...`
+fn result(line: &str) -> Counts {
+    let Some((_, counts)) = line.strip_prefix("test result: ").and_then(|rest| rest.split_once(". ")) else {
+        return Counts::default();
+    };
+    let count = |what: &str| {
+        let part = counts.split("; ").find_map(|part| part.strip_suffix(what));
+        part.and_then(|number| number.trim().parse().ok()).unwrap_or_default()
+    };
+    Counts { passed: count("passed"), failed: count("failed"), broken: false }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_what_a_test_program_says_at_its_end() {
+        let line = "test result: FAILED. 12 passed; 3 failed; 4 ignored; 0 measured; 0 filtered out; finished in 0.01s";
+        assert_eq!(result(line), Counts { passed: 12, failed: 3, broken: false });
+        assert_eq!(result("test a ... ok"), Counts::default());
+        assert_eq!(result("test result: ok"), Counts::default());
+    }
+
+    #[tokio::test]
+    async fn what_cargo_started_ends_with_it() {
+        let mut parent = Command::new("sh");
+        parent.args(["-c", "sleep 300 & echo $!; wait"]).process_group(0).stdout(Stdio::piped());
+        let mut group = Group(parent.spawn().unwrap());
+        let mut lines = BufReader::new(group.0.stdout.take().unwrap()).lines();
+        let child = lines.next_line().await.unwrap().unwrap();
+        drop(group);
+        // It ends asynchronously, and closes its end of the pipe.
+        let end = tokio::time::timeout(Duration::from_secs(10), lines.next_line()).await;
+        assert!(end.unwrap().unwrap().is_none(), "process {child} still runs");
+    }
+}
