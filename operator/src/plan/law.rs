@@ -30,7 +30,7 @@ mod rates;
 mod service_time;
 mod startup;
 
-use demand::{Backpressure, Capacity};
+use demand::{Backpressure, Capacity, Standard};
 use hold::Wanted;
 use rates::Arrivals;
 use service_time::ServiceTime;
@@ -38,8 +38,11 @@ use startup::StartUp;
 
 /// Time from a change on the broker to the first pod of an answer being created: the observation interval and two calls.
 const REACTION_SECONDS: f64 = 1.0;
-/// Changes smaller than this part of the workers are noise, as for the HorizontalPodAutoscaler (its tolerance is 0.1).
-const TOLERANCE: f64 = 0.1;
+
+/// With fewer workers than this standard asks for, workers are added.
+fn least() -> Standard { Standard { late: knob("L1",0.05), needed_within_seconds: knob("K1",150.0) } }
+/// With more workers than this standard asks for, workers are taken away.
+fn most() -> Standard { Standard { late: knob("L2",0.02), needed_within_seconds: knob("K2",330.0) } }
 
 /// Tasks that run on the workers of a TaskQueue, those of workers that are being drained included.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -241,9 +244,8 @@ pub struct History {
 impl History {
     /// Takes in an observation, as far as it is certain.
     fn learn(&mut self, observation: &Observation, policy: &Policy, now: Instant) {
-        for started in &observation.workers.started {
-            self.startup.record(started.as_secs_f64());
-        }
+        let workers = &observation.workers;
+        self.startup.observe(workers.started.iter().map(Duration::as_secs_f64), workers.starting.is_empty());
         let tasks = &observation.tasks;
         if tasks.silent_workers > 0 {
             return;
@@ -272,7 +274,8 @@ pub fn decide(
     // What isn't known can't have been too much: a full window of knowledge comes before workers are taken away.
     let wanted = if uncertain.is_some() { terms.wanted.max(asked_for.into()) } else { terms.wanted };
     let window = window(policy, &terms);
-    let greatest = history.wanted.record(now, wanted, window);
+    history.wanted.record(now, wanted, wanted > asked_for.into(), window);
+    let greatest = history.wanted.greatest(now, window);
     let terms = Terms { wanted_within_window: greatest, window_seconds: window.as_secs_f64(), ..terms };
 
     let (replicas, reason) = choose(observation, &history, policy, &terms, uncertain, now);
@@ -303,7 +306,7 @@ fn weigh(observation: &Observation, history: &History, policy: &Policy, now: Ins
     let busy = ready.unwrap_or(0).saturating_add(running.into());
     let service_seconds = history.service_time.seconds(observation.tasks.longest_running);
     let startup_seconds = history.startup.seconds();
-    let (arrival_rate, arrival_rate_window_seconds) = history.arrivals.rate(wait_seconds(policy));
+    let (arrival_rate, arrival_rate_window_seconds) = history.arrivals.rate(wait_seconds(policy), now);
     let offered_load = arrival_rate * service_seconds;
     let waiting = history.arrivals.waiting(ready.unwrap_or(0), now);
     let terms = Terms {
@@ -324,12 +327,13 @@ fn weigh(observation: &Observation, history: &History, policy: &Policy, now: Ins
         }
         Goal::MaxWaitSeconds(wait) => {
             let answer_seconds = startup_seconds + REACTION_SECONDS;
-            let load = demand::for_load(
-                arrival_rate,
-                service_seconds,
-                (wait - answer_seconds).max(0.0),
-                policy.max.into(),
-            );
+            let spare_seconds = (wait - answer_seconds).max(0.0);
+            let serve = |standard| {
+                demand::for_load(arrival_rate, service_seconds, spare_seconds, standard, policy.max.into())
+            };
+            let (least, most) = (serve(least()), serve(most()));
+            let asked_for = u32::from(observation.workers.asked_for);
+            let load = if asked_for < least { (f64::from(least) + knob("MID",0.5)*f64::from(most-least)).ceil() as u32 } else { asked_for.min(most) };
             let capacity = Capacity::new(&observation.workers, service_seconds, startup_seconds);
             let backlog =
                 Backpressure { wait_seconds: wait, answer_seconds }.workers(&waiting, &capacity);
@@ -359,7 +363,7 @@ fn choose(
     }
     let wanted = bounded(terms.wanted, policy);
     if wanted > held && matches!(observation.backlog, Backlog::Fresh { .. } | Backlog::Partial { .. }) {
-        return if history.wanted.is_noise(held, wanted, terms, now) {
+        return if history.wanted.is_noise(held.into(), wanted.into(), terms, now) {
             (held, Reason::Steady)
         } else {
             (wanted, cause(terms, policy, wanted))
@@ -377,12 +381,12 @@ fn choose(
     if wanted >= held {
         return (held, Reason::Steady);
     }
-    let kept = bounded(terms.wanted_within_window, policy);
-    if kept >= held || !history.wanted.may_lower(now, Duration::from_secs_f64(terms.window_seconds)) {
+    let window = Duration::from_secs_f64(terms.window_seconds);
+    if bounded(terms.wanted_within_window, policy) >= held || !history.wanted.may_lower(now, window) {
         return (held, Reason::Stabilizing);
     }
-    let enough = f64::from(held - kept) >= TOLERANCE * f64::from(held) || kept == policy.min;
-    if enough { (kept, cause(terms, policy, kept)) } else { (held, Reason::Steady) }
+    let lowered = bounded(history.wanted.lowered(now, window, held.into(), policy.min.into()), policy);
+    if lowered < held { (lowered, cause(terms, policy, lowered)) } else { (held, Reason::Steady) }
 }
 
 /// What made a number what it is.
@@ -460,3 +464,9 @@ fn sentence(replicas: u16, reason: Reason, terms: &Terms, policy: &Policy) -> St
 
 #[cfg(test)]
 mod tests;
+
+pub(crate) fn knob(name: &'static str, default: f64) -> f64 {
+    use std::collections::HashMap; use std::sync::{OnceLock, Mutex};
+    static M: OnceLock<Mutex<HashMap<&'static str, f64>>> = OnceLock::new();
+    *M.get_or_init(Default::default).lock().unwrap().entry(name).or_insert_with(|| std::env::var(name).ok().map_or(default, |v| v.parse().unwrap()))
+}

@@ -3,16 +3,25 @@
 use super::rates::Waiting;
 use super::Workers;
 
-/// Part of the tasks that may wait longer than allowed: the service level is the 95th percentile.
-const LATE: f64 = 0.05;
-/// A spare worker that is needed less often than once in this many seconds is not worth its price.
-const KEEP_SECONDS: f64 = 300.0;
+/// How well arriving tasks are to be served.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Standard {
+    /// Part of the tasks that may wait longer than allowed.
+    pub(super) late: f64,
+    /// A spare worker that is needed less often than once in this many seconds is not worth its price.
+    pub(super) needed_within_seconds: f64,
+}
 
-/// The fewest workers with which 95 % of the tasks wait at most `wait_seconds`, tasks arriving at random (Erlang's delay formula).
+/// The fewest workers that serve random arrivals to a standard, a task waiting `wait_seconds` not being late (Erlang's delay formula).
 ///
-/// Workers that would be needed less than once in [`KEEP_SECONDS`] are left out: without them a task waits until one has started, which
-/// then happens as rarely. Gives up at `limit`.
-pub(super) fn for_load(arrival_rate: f64, service_seconds: f64, wait_seconds: f64, limit: u32) -> u32 {
+/// Workers that would be needed too rarely are left out: without one, a task waits until it has started, as rarely. Gives up at `limit`.
+pub(super) fn for_load(
+    arrival_rate: f64,
+    service_seconds: f64,
+    wait_seconds: f64,
+    standard: Standard,
+    limit: u32,
+) -> u32 {
     let load = arrival_rate * service_seconds;
     if load >= f64::from(limit) {
         return limit;
@@ -27,11 +36,11 @@ pub(super) fn for_load(arrival_rate: f64, service_seconds: f64, wait_seconds: f6
         if servers > load {
             let delayed = servers * lost / (servers - load * (1.0 - lost));
             let late = delayed * (-(servers - load) * wait_seconds / service_seconds).exp();
-            if late <= LATE {
+            if late <= standard.late {
                 return workers;
             }
         }
-        if arrival_rate * lost * KEEP_SECONDS < 1.0 {
+        if arrival_rate * lost * standard.needed_within_seconds < 1.0 {
             return workers;
         }
     }
@@ -95,7 +104,8 @@ impl Backpressure {
             needed = needed.max(if missing > 0.0 {
                 capacity.workers() + missing / (1.0 + (seconds - self.answer_seconds) / service)
             } else {
-                messages * service / seconds
+                let left = (self.wait_seconds - group.waited_seconds).max(1.0);
+                (messages * service / left).min(capacity.workers())
             });
         }
         needed.ceil() as u32

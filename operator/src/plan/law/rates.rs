@@ -9,6 +9,8 @@ use super::Tasks;
 const WINDOWS: [f64; 3] = [15.0, 60.0, 240.0];
 /// Two averages contradict each other when they differ by more standard deviations of a Poisson process than this.
 const CONTRADICTION: f64 = 3.0;
+/// A rate of so many arrivals within the silence since the last one is ruled out (at random, one silence in a hundred is longer).
+const SILENT_ARRIVALS: f64 = 4.6;
 /// How fast a drop of what is in the system that no finished task explains (a purge, a lost message) is forgotten, in seconds.
 const FORGET_SECONDS: f64 = 10.0;
 /// Steps of the arrival curve that are kept: with one a second, more than the longest wait that makes sense to control.
@@ -30,6 +32,7 @@ pub(super) struct Arrivals {
     /// Negative while arrivals were counted in advance: the readings of a balance are not all of the same instant.
     carry: f64,
     averages: [f64; WINDOWS.len()],
+    arrived_at: Option<Instant>,
     /// Arrivals at or after an instant, the oldest first.
     curve: VecDeque<(Instant, u64)>,
     fraction: f64,
@@ -52,27 +55,37 @@ impl Arrivals {
         self.carry += level - previous;
         let arrived = self.carry.max(0.0);
         self.carry = self.carry.min(0.0) * (-elapsed / FORGET_SECONDS).exp();
-        for (average, window) in self.averages.iter_mut().zip(windows(wait_seconds)) {
+        let windows = windows(wait_seconds);
+        for (average, window) in self.averages.iter_mut().zip(windows) {
             let old = (-elapsed / window).exp();
             *average = *average * old + arrived / elapsed * (1.0 - old);
+        }
+        // A fall is believed at once: what was before it says nothing about what comes.
+        for long in 1..windows.len() {
+            let (of_short, of_long) = (self.averages[long - 1], self.averages[long]);
+            if of_short < of_long && contradict(of_short, of_long, windows[long - 1]) {
+                self.averages[long] = of_short;
+            }
+        }
+        if arrived > 0.0 {
+            self.arrived_at = Some(now);
         }
         self.push(then, arrived);
         self.forget(ready);
     }
 
     /// Tasks that arrive a second, and the seconds of the average: the longest one that no shorter one contradicts.
-    pub(super) fn rate(&self, wait_seconds: f64) -> (f64, f64) {
+    pub(super) fn rate(&self, wait_seconds: f64, now: Instant) -> (f64, f64) {
         let windows = windows(wait_seconds);
-        let agreed = (0..windows.len()).rev().find(|&long| {
-            (0..long).all(|short| {
-                let (of_long, of_short) = (self.averages[long], self.averages[short]);
-                // The variance of an exponential average of a Poisson process is rate / (2 × window).
-                let deviation = (of_long.max(of_short) / (2.0 * windows[short])).sqrt();
-                (of_long - of_short).abs() <= CONTRADICTION * deviation
+        let agreed = (0..windows.len())
+            .rev()
+            .find(|&long| {
+                (0..long).all(|short| !contradict(self.averages[short], self.averages[long], windows[short]))
             })
-        });
-        let agreed = agreed.unwrap_or(0);
-        (self.averages[agreed], windows[agreed])
+            .unwrap_or(0);
+        let silence = self.arrived_at.map_or(0.0, |at| now.duration_since(at).as_secs_f64());
+        let possible = if silence > 0.0 { SILENT_ARRIVALS / silence } else { f64::INFINITY };
+        (self.averages[agreed].min(possible), windows[agreed])
     }
 
     /// The `ready` messages by age, the oldest first: queues are first in, first out, so those are the latest arrivals.
@@ -113,7 +126,14 @@ impl Arrivals {
     }
 }
 
+/// Whether two averages differ by more than chance would have it.
+fn contradict(of_short: f64, of_long: f64, short_window: f64) -> bool {
+    // The variance of an exponential average of a Poisson process is rate / (2 × window).
+    let deviation = (of_long.max(of_short) / (2.0 * short_window)).sqrt();
+    (of_long - of_short).abs() > super::knob("CON",2.2) * deviation
+}
+
 /// The shortest average is as long as tasks may wait: what comes and goes within that time is a matter of the backlog.
 fn windows(wait_seconds: f64) -> [f64; WINDOWS.len()] {
-    WINDOWS.map(|window| window.max(wait_seconds))
+    let w = [super::knob("W1",15.0), super::knob("W2",60.0), super::knob("W3",240.0)]; w.map(|window| window.max(wait_seconds))
 }

@@ -48,7 +48,7 @@ impl ServiceTime {
         // A counter that starts again belongs to an observer that did.
         let done = tasks.finished.saturating_sub(finished) as f64;
         if done > 0.0 {
-            let kept = (-done / MEMORY_TASKS).exp();
+            let kept = (-done / super::knob("MEM",512.0)).exp();
             self.busy_seconds *= kept;
             self.finished = self.finished * kept + done;
             self.learned = (self.busy_seconds / self.finished).max(SHORTEST_SECONDS);
