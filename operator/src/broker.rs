@@ -27,7 +27,6 @@ use std::time::{Duration, Instant};
 
 use celery_client::BrokerAddress;
 use kube::runtime::reflector::ObjectRef;
-use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::JoinHandle;
 
 use crate::api::v1alpha1::TaskQueue;
@@ -36,8 +35,8 @@ use crate::plan::topology::Topology;
 use state::Shared;
 pub use state::View;
 
-/// Says which TaskQueues have something new to decide on.
-pub type Trigger = UnboundedSender<ObjectRef<TaskQueue>>;
+/// Asks for a reconciliation of a TaskQueue that has something new to decide on.
+pub type Trigger = Arc<dyn Fn(ObjectRef<TaskQueue>) + Send + Sync>;
 
 /// After this long without a new reading, a queue's length is stale: a few polls may fail before scaling rests.
 pub const STALE_AFTER: Duration = Duration::from_secs(5);
@@ -101,6 +100,11 @@ impl Hub {
             broker.shared.unsubscribe(task_queue);
         }
         Self::close_unused(&mut brokers, None);
+    }
+
+    /// Asks for a reconciliation of a TaskQueue.
+    pub fn trigger(&self, task_queue: &ObjectRef<TaskQueue>) {
+        (self.trigger)(task_queue.clone());
     }
 
     /// What is known now about the broker and the queues of a TaskQueue; nothing if it hasn't subscribed.

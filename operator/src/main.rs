@@ -1,8 +1,239 @@
 //! The operator's program.
 
+mod check;
+
+use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use kube::Client;
+use soloist_operator::controller::{Operator, Settings};
+use soloist_operator::http::{Health, serve};
+use soloist_operator::leader::Election;
+use soloist_operator::metrics::Metrics;
+use soloist_operator::{api, plan};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tracing_subscriber::EnvFilter;
+
+/// Longest wait for reconciliations under way when the operator is to stop.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// Runs task queues on Kubernetes: watches TaskQueues, declares their RabbitMQ queues and scales their workers.
+#[derive(Parser)]
+#[command(name = "soloist-operator", version, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    run: Run,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Print the custom resource definitions as YAML.
+    Crd,
+    /// Check an installation: what `helm test` runs.
+    Check(check::Checks),
+}
+
+/// Settings of the operator itself. How a TaskQueue behaves is set in the TaskQueue.
+#[derive(Args)]
+struct Run {
+    /// Namespaces to watch, separated by commas. All if empty.
+    #[arg(long, env = "SOLOIST_NAMESPACES", value_delimiter = ',')]
+    namespaces: Vec<String>,
+
+    /// Where to serve /livez, /readyz and /metrics.
+    #[arg(long, env = "SOLOIST_HTTP_ADDRESS", default_value = "0.0.0.0:8080")]
+    http_address: SocketAddr,
+
+    /// Whether of several instances only one works, the one that holds the Lease.
+    #[arg(
+        long,
+        env = "SOLOIST_LEADER_ELECTION",
+        default_value_t = true,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        action = clap::ArgAction::Set
+    )]
+    leader_election: bool,
+
+    /// Name of the Lease.
+    #[arg(long, env = "SOLOIST_LEASE_NAME", default_value = "soloist-operator")]
+    lease_name: String,
+
+    /// Namespace of the Lease. By default the operator's own.
+    #[arg(long, env = "SOLOIST_LEASE_NAMESPACE")]
+    lease_namespace: Option<String>,
+
+    /// Name of this instance, unique among all: its pod's name.
+    #[arg(long, env = "POD_NAME", hide = true)]
+    identity: Option<String>,
+
+    /// The operator's own namespace.
+    #[arg(long, env = "POD_NAMESPACE", hide = true)]
+    own_namespace: Option<String>,
+
+    /// What is logged: error, warn, info, debug or trace, also by module (`info,soloist_operator::broker=debug`).
+    #[arg(long, env = "SOLOIST_LOG", default_value = "info")]
+    log: String,
+
+    /// How it is logged.
+    #[arg(long, env = "SOLOIST_LOG_FORMAT", default_value = "text")]
+    log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
 
 fn main() -> ExitCode {
-    print!("{}", soloist_operator::api::custom_resource_definitions_yaml().expect("the types serialize"));
-    ExitCode::SUCCESS
+    let cli = Cli::parse();
+    match cli.command {
+        Some(Command::Crd) => print_definitions(),
+        Some(Command::Check(checks)) => check::main(&checks),
+        None => run(cli.run),
+    }
+}
+
+fn print_definitions() -> ExitCode {
+    match api::custom_resource_definitions_yaml() {
+        Ok(yaml) => {
+            print!("{yaml}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("soloist-operator: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(settings: Run) -> ExitCode {
+    if let Err(error) = start_logging(&settings.log, settings.log_format) {
+        eprintln!("soloist-operator: {error:#}");
+        return ExitCode::from(2);
+    }
+    // Two crates speak TLS here, and both take the process's provider.
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
+        tracing::warn!("another crypto provider is installed already");
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(%error, "start the runtime");
+            return ExitCode::FAILURE;
+        }
+    };
+    let result = runtime.block_on(operate(settings));
+    // What still runs after leadership was lost must not finish in peace.
+    runtime.shutdown_background();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "stopped");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start_logging(filter: &str, format: LogFormat) -> anyhow::Result<()> {
+    // kube-rs opens a span of its own around each reconciliation; ours says the same.
+    let filter = EnvFilter::try_new(format!("kube_runtime::controller=warn,{filter}")).context("--log")?;
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => subscriber.init(),
+        LogFormat::Json => {
+            subscriber.json().flatten_event(true).with_current_span(true).with_span_list(false).init()
+        }
+    }
+    Ok(())
+}
+
+/// Runs until a signal comes or the leadership is lost.
+async fn operate(settings: Run) -> anyhow::Result<()> {
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), "soloist-operator");
+    let config = kube::Config::infer().await.context("find the Kubernetes API server")?;
+    let own_namespace = settings.own_namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
+    let client = Client::try_from(config).context("make a Kubernetes client")?;
+    let identity = settings.identity.clone().unwrap_or_else(|| format!("local-{:08x}", fastrand::u32(..)));
+    let metrics = Arc::new(Metrics::new().context("register metrics")?);
+    let namespaces = settings.namespaces.into_iter().filter(|namespace| !namespace.is_empty()).collect();
+    let operator_settings = Settings { namespaces, instance: identity.clone() };
+    let operator = Operator::new(client.clone(), operator_settings, Arc::clone(&metrics));
+    let health = Arc::new(Health::new(Arc::clone(&metrics), operator.metrics_refresher()));
+    let server = tokio::spawn(serve(settings.http_address, Arc::clone(&health)));
+
+    let (stop, stopping) = watch::channel(false);
+    let mut terminate = signal(SignalKind::terminate()).context("listen to SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen to SIGINT")?;
+    let signalled = async move {
+        tokio::select! {
+            _ = terminate.recv() => tracing::info!("SIGTERM"),
+            _ = interrupt.recv() => tracing::info!("SIGINT"),
+        }
+    };
+    let served = async {
+        match server.await {
+            Ok(Ok(())) => anyhow::anyhow!("the HTTP server ended"),
+            Ok(Err(error)) => {
+                anyhow::Error::new(error).context(format!("serve HTTP on {}", settings.http_address))
+            }
+            Err(error) => anyhow::Error::new(error),
+        }
+    };
+    tokio::pin!(signalled, served);
+
+    let mut election = settings.leader_election.then(|| {
+        let namespace = settings.lease_namespace.as_deref().unwrap_or(&own_namespace);
+        Election::new(client, namespace, &settings.lease_name, identity)
+    });
+    if let Some(election) = &mut election {
+        // An instance that waits does its part: were it not ready, no rollout could ever finish.
+        health.set_ready(true);
+        tokio::select! {
+            () = election.acquire() => {}
+            () = &mut signalled => return Ok(()),
+            error = &mut served => return Err(error),
+        }
+        health.set_ready(false);
+    }
+    metrics.leader.set(1);
+
+    let ready = Arc::clone(&health);
+    let working = operator.run(stopping, move || ready.set_ready(true));
+    tokio::pin!(working);
+    let lost = async {
+        match &mut election {
+            Some(election) => election.hold().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = &mut working => anyhow::bail!("the controller ended"),
+        lost = lost => return Err(lost.into()),
+        error = &mut served => return Err(error),
+        () = &mut signalled => {}
+    }
+
+    health.set_ready(false);
+    stop.send_replace(true);
+    if tokio::time::timeout(DRAIN_TIMEOUT, working).await.is_err() {
+        tracing::warn!("reconciliations under way were cut off");
+    }
+    metrics.leader.set(0);
+    if let Some(election) = election {
+        election.release().await;
+    }
+    tracing::info!(manager = plan::metadata::OPERATOR, "stopped");
+    Ok(())
 }

@@ -194,8 +194,8 @@ pub struct QueueSpec {
     pub name: String,
 
     /// classic (the default) is what Celery clients expect without any setting. quorum is replicated over the nodes of a RabbitMQ
-    /// cluster; producers then need `task_default_queue_type = "quorum"` (Celery 5.5 or newer) or the same queue arguments.
-    /// It can't change on an existing queue.
+    /// cluster; Celery producers then need `task_create_missing_queue_type = "quorum"` (5.6 or newer), or
+    /// `queue_arguments={"x-queue-type": "quorum"}` on their Queue (any version). It can't change on an existing queue.
     #[serde(default, rename = "type")]
     pub queue_type: QueueType,
 

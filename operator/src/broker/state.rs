@@ -310,7 +310,7 @@ impl Shared {
 
     /// Asks for a reconciliation of each TaskQueue for which something has changed since it was told last.
     fn tell(&self, state: &mut State, now: Instant) {
-        let changes: Vec<_> = state
+        let changed: Vec<_> = state
             .subscriptions
             .iter()
             .filter_map(|(task_queue, subscription)| {
@@ -318,15 +318,14 @@ impl Shared {
                 (subscription.told.as_ref() != Some(&told)).then(|| (task_queue.clone(), told))
             })
             .collect();
-        for (task_queue, told) in changes {
+        for (task_queue, told) in changed {
             if let Some(subscription) = state.subscriptions.get_mut(&task_queue) {
                 if subscription.told.as_ref().is_none_or(|before| before.backlog != told.backlog) {
                     subscription.backlog_changed_at = Some(now);
                 }
                 subscription.told = Some(told);
             }
-            // Nobody listens any more when the operator is about to stop.
-            let _ = self.trigger.send(task_queue);
+            (self.trigger)(task_queue);
         }
     }
 }

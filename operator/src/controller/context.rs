@@ -1,0 +1,246 @@
+//! What all reconciliations share, and what is remembered from one to the next.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::apps::v1::Deployment;
+use kube::core::DeserializeGuard;
+use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::reflector::{ObjectRef, Store};
+use kube::{Client, Resource as _, ResourceExt as _};
+use tokio::sync::watch;
+
+use super::pods::Pods;
+use super::secrets::{SecretName, Secrets};
+use crate::api::v1alpha1::{TaskQueue, TaskQueueStatus};
+use crate::broker::Hub;
+use crate::metrics::Metrics;
+use crate::plan::autoscaler::History;
+use crate::plan::metadata::OPERATOR;
+use crate::plan::workers::WorkerPod;
+
+/// A TaskQueue, or what is wrong with it: one that can't be read must not stop the watch of all others.
+pub(super) type Guarded = DeserializeGuard<TaskQueue>;
+
+/// First wait before a failed reconciliation is tried again; it doubles from attempt to attempt.
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+
+/// Longest wait before a failed reconciliation is tried again.
+const RETRY_AT_MOST: Duration = Duration::from_secs(300);
+
+/// What all reconciliations share.
+pub(super) struct Context {
+    pub(super) client: Client,
+    pub(super) hub: Hub,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) recorder: Recorder,
+    pub(super) secrets: Secrets,
+    scopes: OnceLock<Vec<Stores>>,
+    /// Whether the watches have shown everything once. Before that nothing may be decided: a Deployment that wasn't shown yet
+    /// would look like one that isn't there.
+    synchronized: watch::Sender<bool>,
+    memories: Mutex<HashMap<ObjectRef<TaskQueue>, Memory>>,
+}
+
+/// What is known from the watches of one namespace, or of all of them.
+pub(super) struct Stores {
+    pub(super) task_queues: Store<Guarded>,
+    pub(super) deployments: Store<Deployment>,
+    pub(super) pods: Arc<Pods>,
+}
+
+/// What is remembered of a TaskQueue.
+#[derive(Default)]
+pub(super) struct Memory {
+    /// The TaskQueue; another one of the same name begins anew.
+    uid: Option<String>,
+    /// What was wanted.
+    pub(super) history: History,
+    /// The Deployment as the API server returned it last: the watch may lag behind.
+    pub(super) written: Option<Deployment>,
+    /// Whether the watch has shown what was written.
+    pub(super) written_seen: bool,
+    /// The hash that was applied and the generation that came of it, if the result still differs from what was wanted.
+    pub(super) known_drift: Option<(String, Option<i64>)>,
+    /// The status that was written last, and when.
+    pub(super) status: Option<(TaskQueueStatus, Instant)>,
+    /// Failed attempts in a row.
+    attempts: u32,
+}
+
+impl Context {
+    pub(super) fn new(client: Client, hub: Hub, metrics: Arc<Metrics>, instance: String) -> Self {
+        let reporter = Reporter { controller: OPERATOR.to_owned(), instance: Some(instance) };
+        Self {
+            recorder: Recorder::new(client.clone(), reporter),
+            secrets: Secrets::new(client.clone()),
+            scopes: OnceLock::new(),
+            synchronized: watch::Sender::new(false),
+            memories: Mutex::default(),
+            client,
+            hub,
+            metrics,
+        }
+    }
+
+    /// States where the watches keep what they see. To be called once, before the first reconciliation.
+    pub(super) fn set_scopes(&self, scopes: Vec<Stores>) {
+        // A second call would be a mistake in `run`, and changes nothing.
+        let _ = self.scopes.set(scopes);
+    }
+
+    pub(super) fn scopes(&self) -> &[Stores] {
+        self.scopes.get().map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// Waits until the watches have shown everything once, and lets the reconciliations begin.
+    pub(super) async fn synchronize(&self) {
+        for scope in self.scopes() {
+            // An error means that the watch has ended, which it does only when the operator stops.
+            let _ = scope.task_queues.wait_until_ready().await;
+            let _ = scope.deployments.wait_until_ready().await;
+            scope.pods.wait_until_ready().await;
+        }
+        self.synchronized.send_replace(true);
+    }
+
+    /// Waits until [`synchronize`](Self::synchronize) is done.
+    pub(super) async fn synchronized(&self) {
+        // The sender lives as long as this context.
+        let _ = self.synchronized.subscribe().wait_for(|synchronized| *synchronized).await;
+    }
+
+    /// The worker pods of a TaskQueue.
+    pub(super) fn pods(&self, task_queue: &ObjectRef<TaskQueue>) -> Vec<WorkerPod> {
+        self.scopes().iter().flat_map(|scope| scope.pods.of(task_queue)).collect()
+    }
+
+    /// All TaskQueues, those that can't be read included.
+    pub(super) fn task_queues(&self) -> Vec<Arc<Guarded>> {
+        self.scopes().iter().flat_map(|scope| scope.task_queues.state()).collect()
+    }
+
+    /// The Deployment of that name as the watch shows it.
+    pub(super) fn deployment(&self, namespace: &str, name: &str) -> Option<Arc<Deployment>> {
+        let reference = ObjectRef::new(name).within(namespace);
+        self.scopes().iter().find_map(|scope| scope.deployments.get(&reference))
+    }
+
+    fn memories(&self) -> MutexGuard<'_, HashMap<ObjectRef<TaskQueue>, Memory>> {
+        self.memories.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is remembered of a TaskQueue. It is to be given back with [`remember`](Self::remember): a TaskQueue is never reconciled
+    /// twice at a time.
+    pub(super) fn recall(&self, task_queue: &TaskQueue) -> Memory {
+        let memory = self.memories().remove(&reference(task_queue)).unwrap_or_default();
+        if memory.uid == task_queue.metadata.uid {
+            memory
+        } else {
+            Memory { uid: task_queue.metadata.uid.clone(), ..Memory::default() }
+        }
+    }
+
+    pub(super) fn remember(&self, task_queue: &TaskQueue, memory: Memory) {
+        self.memories().insert(reference(task_queue), memory);
+    }
+
+    /// Notes a success: the next failure is the first again.
+    pub(super) fn succeeded(&self, task_queue: &ObjectRef<TaskQueue>) {
+        if let Some(memory) = self.memories().get_mut(task_queue) {
+            memory.attempts = 0;
+        }
+    }
+
+    /// Notes a failure. Returns how long to wait before the next attempt.
+    pub(super) fn failed(&self, task_queue: &ObjectRef<TaskQueue>) -> Duration {
+        let mut memories = self.memories();
+        let memory = memories.entry(task_queue.clone()).or_default();
+        let wait = retry_after(memory.attempts);
+        memory.attempts = memory.attempts.saturating_add(1);
+        wait
+    }
+
+    /// Forgets a TaskQueue that is gone: its connection, its series, its past.
+    pub(super) fn forget(&self, task_queue: &ObjectRef<TaskQueue>) {
+        self.hub.unsubscribe(task_queue);
+        self.metrics.forget(task_queue.namespace.as_deref().unwrap_or_default(), &task_queue.name);
+        self.memories().remove(task_queue);
+    }
+
+    /// Forgets all that are gone without anybody having seen them go.
+    pub(super) fn forget_gone(&self) {
+        let there: HashSet<ObjectRef<TaskQueue>> =
+            self.task_queues().iter().map(|task_queue| guarded_reference(task_queue)).collect();
+        let gone: Vec<_> =
+            self.memories().keys().filter(|task_queue| !there.contains(*task_queue)).cloned().collect();
+        for task_queue in gone {
+            self.forget(&task_queue);
+        }
+    }
+
+    /// The Secrets that TaskQueues name, with the TaskQueues that name them.
+    pub(super) fn secrets_in_use(&self) -> HashMap<SecretName, Vec<ObjectRef<TaskQueue>>> {
+        let mut in_use: HashMap<SecretName, Vec<_>> = HashMap::new();
+        for guarded in self.task_queues() {
+            let Ok(task_queue) = &guarded.0 else { continue };
+            for secret in secrets_of(task_queue) {
+                in_use.entry(secret).or_default().push(reference(task_queue));
+            }
+        }
+        in_use
+    }
+}
+
+fn retry_after(attempts: u32) -> Duration {
+    let wait = RETRY_FIRST.saturating_mul(1 << attempts.min(16)).min(RETRY_AT_MOST);
+    wait.mul_f64(0.5 + fastrand::f64() / 2.0)
+}
+
+/// The Secret that says where the broker is.
+pub(super) fn broker_secret(task_queue: &TaskQueue) -> SecretName {
+    SecretName {
+        namespace: task_queue.namespace().unwrap_or_default(),
+        name: task_queue.spec.broker.secret_ref.name.clone(),
+    }
+}
+
+/// The Secret that says where results are stored.
+pub(super) fn results_secret(task_queue: &TaskQueue) -> Option<SecretName> {
+    let secret = task_queue.spec.results.as_ref()?.secret_ref.as_ref()?;
+    Some(SecretName { namespace: task_queue.namespace().unwrap_or_default(), name: secret.name.clone() })
+}
+
+fn secrets_of(task_queue: &TaskQueue) -> impl Iterator<Item = SecretName> {
+    std::iter::once(broker_secret(task_queue)).chain(results_secret(task_queue))
+}
+
+/// The key of a TaskQueue.
+pub(super) fn reference(task_queue: &TaskQueue) -> ObjectRef<TaskQueue> {
+    key_of(task_queue.meta())
+}
+
+/// The key of a TaskQueue that may be unreadable.
+pub(super) fn guarded_reference(task_queue: &Guarded) -> ObjectRef<TaskQueue> {
+    key_of(task_queue.meta())
+}
+
+fn key_of(metadata: &kube::core::ObjectMeta) -> ObjectRef<TaskQueue> {
+    let name = metadata.name.as_deref().unwrap_or_default();
+    ObjectRef::new(name).within(metadata.namespace.as_deref().unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retries_slow_down_to_five_minutes() {
+        assert!(retry_after(0) <= RETRY_FIRST);
+        assert!(retry_after(3) >= Duration::from_secs(4));
+        for attempts in 0..100 {
+            assert!(retry_after(attempts) <= RETRY_AT_MOST);
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! The first step of a reconciliation: everything known about a TaskQueue, as one value.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use celery_client::{AddressError, BrokerAddress, ResultStoreAddress};
+use k8s_openapi::api::apps::v1::Deployment;
+use kube::ResourceExt as _;
+
+use super::Error;
+use super::context::{Context, Memory, broker_secret, reference, results_secret};
+use super::secrets::{Fields, REREAD_AFTER, SecretName};
+use crate::api::v1alpha1::TaskQueue;
+use crate::plan::autoscaler::Backlog;
+use crate::plan::changes::resource_version;
+use crate::plan::claims::{Claim, claim};
+use crate::plan::metadata::deployment_name;
+use crate::plan::reason::Reason;
+use crate::plan::status::{BrokerState, Problem, QueueState};
+use crate::plan::topology::Topology;
+use crate::plan::workers::WorkerPod;
+
+/// How old a Secret may be when the broker refuses what was in it.
+const REREAD_WHEN_REFUSED: Duration = Duration::from_secs(4);
+
+/// What is known about a TaskQueue at one moment.
+pub(super) struct Observed {
+    pub(super) topology: Arc<Topology>,
+    pub(super) broker: BrokerState,
+    /// The broker's address without credentials.
+    pub(super) broker_address: Option<String>,
+    pub(super) queues: QueueState,
+    pub(super) backlog: Backlog,
+    pub(super) backlog_changed_at: Option<Instant>,
+    /// Tasks that run, by worker.
+    pub(super) active: HashMap<String, u32>,
+    pub(super) claim: Option<Claim>,
+    pub(super) pods: Vec<WorkerPod>,
+    pub(super) deployment: Option<Deployment>,
+    /// What is wrong with the Secret of the result store.
+    pub(super) results_problem: Option<Problem>,
+}
+
+/// Looks at the broker, the Secrets, the Deployment and the pods. Apart from Secrets that are due, nothing is asked over the network:
+/// the watches and the broker connection know already.
+pub(super) async fn observe(
+    task_queue: &TaskQueue,
+    memory: &mut Memory,
+    context: &Context,
+) -> Result<Observed, Error> {
+    let key = reference(task_queue);
+    let pods = context.pods(&key);
+    let topology = Arc::new(Topology::new(task_queue));
+    let mut observed = Observed {
+        broker: BrokerState::Connecting,
+        broker_address: None,
+        queues: QueueState::WaitingForBroker,
+        backlog: Backlog::Unknown,
+        backlog_changed_at: None,
+        active: HashMap::new(),
+        claim: None,
+        deployment: deployment(task_queue, memory, context),
+        results_problem: results_problem(task_queue, context).await?,
+        pods,
+        topology,
+    };
+    let address = match broker_address(task_queue, context).await? {
+        Ok(address) => address,
+        Err(problem) => {
+            context.hub.unsubscribe(&key);
+            observed.broker = BrokerState::Failed(problem);
+            return Ok(observed);
+        }
+    };
+    observed.broker_address = Some(address.to_string());
+    observed.claim = older_claim(task_queue, &observed.topology, &address, context).await;
+    let topology = match observed.claim {
+        // Declaring a queue is the business of the TaskQueue that has it.
+        Some(_) => Arc::default(),
+        None => Arc::clone(&observed.topology),
+    };
+    let nodes = observed.pods.iter().map(|pod| pod.node.clone()).collect();
+    context.hub.subscribe(&key, &address, &topology, nodes);
+    if let Some(view) = context.hub.view(&key, Instant::now()) {
+        observed.broker = view.broker;
+        observed.queues = view.queues;
+        observed.backlog = view.backlog;
+        observed.backlog_changed_at = view.backlog_changed_at;
+        observed.active = view.active;
+    }
+    Ok(observed)
+}
+
+/// The Deployment: as the watch shows it, or as it was written last if the watch isn't there yet.
+fn deployment(task_queue: &TaskQueue, memory: &mut Memory, context: &Context) -> Option<Deployment> {
+    let namespace = task_queue.namespace().unwrap_or_default();
+    let shown = context.deployment(&namespace, &deployment_name(&task_queue.name_any()));
+    let Some(written) = &memory.written else { return shown.map(Arc::unwrap_or_clone) };
+    match shown {
+        Some(shown) if version(&shown) >= version(written) || shown.metadata.uid != written.metadata.uid => {
+            memory.written_seen = true;
+            Some(Arc::unwrap_or_clone(shown))
+        }
+        Some(_) => Some(written.clone()),
+        // It was there and is gone: somebody has deleted it.
+        None if memory.written_seen => {
+            memory.written = None;
+            None
+        }
+        None => Some(written.clone()),
+    }
+}
+
+fn version(deployment: &Deployment) -> Option<u64> {
+    resource_version(deployment)
+}
+
+async fn broker_address(
+    task_queue: &TaskQueue,
+    context: &Context,
+) -> Result<Result<BrokerAddress, Problem>, Error> {
+    let secret = broker_secret(task_queue);
+    let refused = context.hub.view(&reference(task_queue), Instant::now()).is_some_and(|view| {
+        matches!(
+            view.broker,
+            BrokerState::Failed(Problem { reason: Reason::AuthFailed | Reason::VhostRefused, .. })
+        )
+    });
+    let max_age = if refused { REREAD_WHEN_REFUSED } else { REREAD_AFTER };
+    let fields = read(&secret, max_age, context).await?;
+    Ok(fields.and_then(|fields| address(&secret, &fields)))
+}
+
+async fn read(
+    secret: &SecretName,
+    max_age: Duration,
+    context: &Context,
+) -> Result<Result<Fields, Problem>, Error> {
+    let read = context.secrets.get(secret, max_age).await;
+    read.map_err(|source| Error::ReadSecret { name: secret.name.clone(), source })
+}
+
+fn address(secret: &SecretName, fields: &Fields) -> Result<BrokerAddress, Problem> {
+    let keys = fields.iter().map(|(key, value)| (key, &value.0));
+    BrokerAddress::from_fields(keys).map_err(|error| {
+        let reason = match error {
+            AddressError::Scheme { .. } => Reason::BrokerNotSupported,
+            _ => Reason::SecretInvalid,
+        };
+        Problem { reason, message: format!("Secret `{}`: {error}", secret.name) }
+    })
+}
+
+async fn results_problem(task_queue: &TaskQueue, context: &Context) -> Result<Option<Problem>, Error> {
+    let Some(secret) = results_secret(task_queue) else { return Ok(None) };
+    let fields = match read(&secret, REREAD_AFTER, context).await? {
+        Ok(fields) => fields,
+        Err(problem) => return Ok(Some(problem)),
+    };
+    let keys = fields.iter().map(|(key, value)| (key, &value.0));
+    let invalid = ResultStoreAddress::from_fields(keys).err();
+    Ok(invalid.map(|error| Problem {
+        reason: Reason::SecretInvalid,
+        message: format!("Secret `{}` of spec.results: {error}", secret.name),
+    }))
+}
+
+/// The claim of an older TaskQueue on one of these queues, if it is on the same broker.
+async fn older_claim(
+    task_queue: &TaskQueue,
+    topology: &Topology,
+    address: &BrokerAddress,
+    context: &Context,
+) -> Option<Claim> {
+    for guarded in context.task_queues() {
+        let Ok(other) = &guarded.0 else { continue };
+        let Some(claim) = claim(task_queue, topology, other) else { continue };
+        let secret = broker_secret(other);
+        // One whose broker isn't known has nothing on this one.
+        let Ok(Ok(fields)) = context.secrets.get(&secret, REREAD_AFTER).await else { continue };
+        let same_broker = self::address(&secret, &fields).is_ok_and(|other| {
+            (&other.host, other.port, &other.vhost) == (&address.host, address.port, &address.vhost)
+        });
+        if same_broker {
+            return Some(claim);
+        }
+    }
+    None
+}

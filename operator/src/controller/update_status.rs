@@ -1,0 +1,151 @@
+//! The last step of a reconciliation: tells the user, by status, events and metrics.
+
+use std::time::{Duration, Instant};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Api, Patch, PatchParams};
+use kube::{Resource as _, ResourceExt as _};
+use serde_json::json;
+
+use super::Error;
+use super::context::{Context, Memory};
+use super::events::{News, publish};
+use super::observe::Observed;
+use crate::api::v1alpha1::{DecisionStatus, TaskQueue, TaskQueueStatus};
+use crate::plan::autoscaler::Decision;
+use crate::plan::metadata::{OPERATOR, selector_text};
+use crate::plan::status::{Facts, Stated, Workers, conditions, merged, transitions};
+
+/// Numbers alone are written at most this often: they change with every task.
+const NUMBERS_AT_MOST_EVERY: Duration = Duration::from_secs(2);
+
+/// Writes the status if it has changed. Returns when it is to be looked at again, if a change of numbers was put off.
+pub(super) async fn update_status(
+    task_queue: &TaskQueue,
+    observed: &Observed,
+    workers: &Workers,
+    running: Option<u32>,
+    decision: &Decision,
+    memory: &mut Memory,
+    context: &Context,
+) -> Result<Option<Duration>, Error> {
+    let stated = conditions(&Facts {
+        topology: &observed.topology,
+        broker: &observed.broker,
+        queues: &observed.queues,
+        claim: observed.claim.as_ref(),
+        workers,
+        decision,
+    });
+    set_metrics(task_queue, observed, workers, running, decision, context);
+
+    let before = match &memory.status {
+        Some((status, _)) => status.clone(),
+        None => task_queue.status.clone().unwrap_or_default(),
+    };
+    let now = Time(seconds(Timestamp::now()));
+    let generation = task_queue.metadata.generation;
+    let after = TaskQueueStatus {
+        observed_generation: generation,
+        conditions: merged(&before.conditions, &stated, generation, &now),
+        replicas: workers.pods,
+        ready_replicas: workers.ready,
+        desired_replicas: decision.replicas,
+        selector: selector_text(&task_queue.name_any()),
+        ready: observed.backlog.last_known(),
+        running,
+        broker: observed.broker_address.clone(),
+        decision: Some(DecisionStatus {
+            replicas: decision.replicas,
+            reason: decision.reason.as_str().to_owned(),
+            message: decision.sentence.clone(),
+        }),
+    };
+    if after == before {
+        return Ok(None);
+    }
+    if let Some((_, written_at)) = &memory.status
+        && only_numbers_differ(&before, &after)
+        && let Some(wait) = NUMBERS_AT_MOST_EVERY.checked_sub(written_at.elapsed())
+    {
+        return Ok(Some(wait));
+    }
+    let told: Vec<Stated> = transitions(&before.conditions, &stated).into_iter().cloned().collect();
+    write(task_queue, &after, context).await?;
+    memory.status = Some((after, Instant::now()));
+    for stated in told {
+        let warning = stated.is_warning();
+        if warning {
+            tracing::warn!(condition = stated.type_, reason = %stated.reason, message = stated.message, "condition");
+        } else {
+            tracing::info!(condition = stated.type_, reason = %stated.reason, message = stated.message, "condition");
+        }
+        let action = stated.type_.to_owned();
+        publish(
+            &task_queue.object_ref(&()),
+            context,
+            News { warning, reason: stated.reason, action, note: &stated.message },
+        )
+        .await;
+    }
+    Ok(None)
+}
+
+async fn write(task_queue: &TaskQueue, status: &TaskQueueStatus, context: &Context) -> Result<(), Error> {
+    let name = task_queue.name_any();
+    let api: Api<TaskQueue> =
+        Api::namespaced(context.client.clone(), &task_queue.namespace().unwrap_or_default());
+    let patch = json!({
+        "apiVersion": "soloist.dev/v1alpha1",
+        "kind": "TaskQueue",
+        "metadata": {"name": name, "uid": task_queue.metadata.uid},
+        "status": status,
+    });
+    let parameters = PatchParams::apply(OPERATOR).force();
+    match api.patch_status(&name, &parameters, &Patch::Apply(&patch)).await {
+        Ok(_) => Ok(()),
+        // It is gone, or another one of its name is there, which has a status of its own.
+        Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(()),
+        Err(source) => Err(Error::WriteStatus { name, source }),
+    }
+}
+
+fn only_numbers_differ(before: &TaskQueueStatus, after: &TaskQueueStatus) -> bool {
+    before.conditions == after.conditions
+        && before.observed_generation == after.observed_generation
+        && before.desired_replicas == after.desired_replicas
+        && before.broker == after.broker
+}
+
+fn set_metrics(
+    task_queue: &TaskQueue,
+    observed: &Observed,
+    workers: &Workers,
+    running: Option<u32>,
+    decision: &Decision,
+    context: &Context,
+) {
+    let metrics = &context.metrics;
+    let labels = [task_queue.namespace().unwrap_or_default(), task_queue.name_any()];
+    let scaling = &task_queue.spec.scaling;
+    metrics.replicas.with_label_values(&labels).set(workers.pods.into());
+    metrics.replicas_desired.with_label_values(&labels).set(decision.replicas.into());
+    metrics.replicas_min.with_label_values(&labels).set(scaling.min_replicas.into());
+    metrics.replicas_max.with_label_values(&labels).set(scaling.max_replicas.into());
+    // What isn't known has no series: a zero would be a lie, and the last number too after a while.
+    match observed.backlog.last_known() {
+        #[expect(clippy::cast_precision_loss, reason = "a float is what Prometheus has")]
+        Some(ready) => metrics.messages_ready.with_label_values(&labels).set(ready as f64),
+        None => drop(metrics.messages_ready.remove_label_values(&labels)),
+    }
+    match running {
+        Some(running) => metrics.running_tasks.with_label_values(&labels).set(running.into()),
+        None => drop(metrics.running_tasks.remove_label_values(&labels)),
+    }
+}
+
+/// Conditions have whole seconds, as the API server would make of them anyway.
+fn seconds(now: Timestamp) -> Timestamp {
+    Timestamp::from_second(now.as_second()).unwrap_or(now)
+}
