@@ -41,6 +41,8 @@ impl Cluster {
         let _lock = state::lock("cluster")?;
         let cluster = Self::own();
         if is_up()? {
+            // The tools may be newer than the cluster.
+            wrappers::write(&cluster.namespace, &tools)?;
             progress.say("the cluster is up already");
             return Ok(cluster);
         }
