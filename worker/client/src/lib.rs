@@ -2,20 +2,31 @@
 //! share with such a client: addresses, connections, queue declarations and result stores.
 //!
 //! ```text
+//!   Celery --send--> publisher --> RabbitMQ        AsyncResult <-- Redis (subscription), RPC (reply queue)
+//!
 //!   BrokerAddress --connect--> lapin::Connection --queue--> declared queues
-//!   ResultStoreAddress ------> ResultStore (Redis, RPC)
+//!   ResultStoreAddress ------> ResultStore (Redis, RPC), where workers leave results
 //!   protocol headers <--amqp--> lapin's tables
 //! ```
+//!
+//! [`Celery`] is where to start.
 
 pub mod amqp;
+mod async_result;
 pub mod broker;
+mod celery;
 pub mod connect;
 mod fields;
+mod publisher;
 pub mod queue;
 pub mod results;
 mod uri;
 
+pub use async_result::{AsyncResult, ResultError, TaskError};
 pub use broker::BrokerAddress;
+pub use celery::{Builder, Celery, SendError, SetupError};
+pub use celery_protocol::{Signature, State, TaskMeta};
 pub use connect::{ConnectError, connect};
+pub use publisher::PublishError;
 pub use results::{ResultStore, ResultStoreAddress};
 pub use uri::{AddressError, IoError};

@@ -2,10 +2,15 @@
 
 mod address;
 mod redis;
+mod replies;
 mod rpc;
 mod store;
+mod subscriptions;
 
 pub use self::redis::RedisResults;
+pub(crate) use self::redis::decode;
 pub use address::{RedisAddress, ResultStoreAddress};
+pub(crate) use replies::{Awaited, Replies, Reply};
 pub use rpc::RpcResults;
 pub use store::{ReplyAddress, ResultStore, StoreError};
+pub(crate) use subscriptions::{Subscriptions, Update};

@@ -4,6 +4,7 @@ use super::address::RedisAddress;
 use super::store::StoreError;
 use celery_protocol::TaskMeta;
 use celery_protocol::result::{EXPIRES_SECONDS, task_key};
+use futures_util::StreamExt;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::{Client, ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo, Script};
 use std::fmt;
@@ -12,6 +13,10 @@ use std::time::Duration;
 
 /// Longest wait for a connection, and for an answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Keys asked for in one command, and commands on their way at once.
+const CHUNK: usize = 500;
+const CHUNKS_AT_ONCE: usize = 4;
 
 /// Stores unless a success is there, and tells who is subscribed, in one step and one round trip.
 ///
@@ -81,6 +86,62 @@ impl RedisResults {
             .await
             .map_err(|source| StoreError::Redis { action: "store a result", source })
     }
+
+    /// Looks up a task's state and result; none when nothing is stored.
+    ///
+    /// # Errors
+    /// When Redis can't be reached, or holds something else under the task's key.
+    pub async fn get(&self, task_id: &str) -> Result<Option<TaskMeta>, StoreError> {
+        let text: Option<Vec<u8>> = redis::cmd("GET")
+            .arg(task_key(task_id))
+            .query_async(&mut self.connection.clone())
+            .await
+            .map_err(|source| StoreError::Redis { action: "read a result", source })?;
+        text.map(|text| decode(task_id, &text)).transpose()
+    }
+
+    /// Looks up many tasks at once, in the order of their ids.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub async fn get_many<S: AsRef<str>>(&self, task_ids: &[S]) -> Result<Vec<Option<TaskMeta>>, StoreError> {
+        // The chunks are asked for one after the other and answered while the next is on its way.
+        let chunks = task_ids.chunks(CHUNK).map(|ids| async move {
+            let keys: Vec<String> = ids.iter().map(|id| task_key(id.as_ref())).collect();
+            let texts: Vec<Option<Vec<u8>>> = redis::cmd("MGET")
+                .arg(keys)
+                .query_async(&mut self.connection.clone())
+                .await
+                .map_err(|source| StoreError::Redis { action: "read results", source })?;
+            let metas = ids
+                .iter()
+                .zip(texts)
+                .map(|(id, text)| text.map(|text| decode(id.as_ref(), &text)).transpose());
+            metas.collect::<Result<Vec<_>, _>>()
+        });
+        let mut metas = Vec::with_capacity(task_ids.len());
+        let mut answers = futures_util::stream::iter(chunks).buffered(CHUNKS_AT_ONCE);
+        while let Some(answer) = answers.next().await {
+            metas.extend(answer?);
+        }
+        Ok(metas)
+    }
+
+    /// Deletes a task's state and result.
+    ///
+    /// # Errors
+    /// When Redis can't be reached.
+    pub async fn forget(&self, task_id: &str) -> Result<(), StoreError> {
+        redis::cmd("DEL")
+            .arg(task_key(task_id))
+            .query_async(&mut self.connection.clone())
+            .await
+            .map_err(|source| StoreError::Redis { action: "delete a result", source })
+    }
+}
+
+pub(crate) fn decode(task_id: &str, text: &[u8]) -> Result<TaskMeta, StoreError> {
+    TaskMeta::decode(text).map_err(|source| StoreError::Damaged { task_id: task_id.to_owned(), source })
 }
 
 impl fmt::Debug for RedisResults {

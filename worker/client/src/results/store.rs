@@ -14,6 +14,14 @@ pub enum StoreError {
         /// Why.
         source: redis::RedisError,
     },
+    /// What is stored isn't a result.
+    #[error("the stored result of task `{task_id}` can't be read")]
+    Damaged {
+        /// Id of the task.
+        task_id: String,
+        /// Why.
+        source: serde_json::Error,
+    },
     /// The broker can't be reached or refused.
     #[error("send the result to `{queue}`")]
     Rpc {

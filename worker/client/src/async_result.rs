@@ -1,0 +1,214 @@
+//! A result that may not be there yet.
+
+use crate::results::{Awaited, RedisResults, Reply, StoreError, Subscriptions, Update, decode};
+use celery_protocol::result::task_key;
+use celery_protocol::{Exception, State, TaskMeta};
+use serde::de::DeserializeOwned;
+use std::fmt;
+use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
+
+/// Why there is no value.
+#[derive(Debug, thiserror::Error)]
+pub enum ResultError {
+    /// The client was made without a result store, or over RPC was asked for what RPC doesn't have.
+    #[error("no result store to look in")]
+    NoResultStore,
+    /// The task was sent with its result to be ignored.
+    #[error("task `{0}` was sent with its result to be ignored")]
+    Ignored(String),
+    /// The task did not end in time; it may yet.
+    #[error("task `{task_id}` has not ended after {waited:?}")]
+    Timeout {
+        /// Id of the task.
+        task_id: String,
+        /// How long was waited.
+        waited: Duration,
+    },
+    /// The task raised an exception, or was revoked.
+    #[error(transparent)]
+    Task(#[from] TaskError),
+    /// The value isn't of the type that was asked for.
+    #[error("the result of task `{task_id}` has another type")]
+    Type {
+        /// Id of the task.
+        task_id: String,
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// The connection that the result would have come over was lost, and the result with it.
+    #[error("the connection that the result of task `{0}` was to come over is lost")]
+    Lost(String),
+    /// The result store can't be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// How a task failed.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error("task `{task_id}` ended as {state}: {exception}")]
+pub struct TaskError {
+    /// Id of the task.
+    pub task_id: String,
+    /// Failure or revoked.
+    pub state: State,
+    /// The exception, as the worker stored it.
+    pub exception: Exception,
+    /// Its traceback.
+    pub traceback: Option<String>,
+}
+
+/// A task that was sent, and what becomes of it.
+pub struct AsyncResult {
+    task_id: String,
+    source: Source,
+}
+
+pub(crate) enum Source {
+    None,
+    Ignored,
+    Redis { store: RedisResults, subscriptions: Subscriptions },
+    Rpc(Awaited),
+}
+
+impl AsyncResult {
+    pub(crate) fn new(task_id: String, source: Source) -> Self {
+        Self { task_id, source }
+    }
+
+    pub(crate) fn into_source(self) -> Source {
+        self.source
+    }
+
+    /// Id of the task.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.task_id
+    }
+
+    /// Waits until the task has ended, and returns the value that it returned.
+    ///
+    /// # Errors
+    /// When the task failed or was revoked, when it hasn't ended in time, when the value is of another type, or when
+    /// there is no way to know.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the wait is given up: it can be taken up again.
+    pub async fn get<T: DeserializeOwned>(&self, timeout: Duration) -> Result<T, ResultError> {
+        let meta = self.wait(timeout).await?;
+        if meta.status == State::Success {
+            return meta
+                .result_as()
+                .map_err(|source| ResultError::Type { task_id: self.task_id.clone(), source });
+        }
+        let unexplained = || Exception::new("builtins", "Exception", Vec::new());
+        let exception = meta.exception().unwrap_or_else(unexplained);
+        let TaskMeta { status: state, traceback, .. } = meta;
+        Err(TaskError { task_id: self.task_id.clone(), state, exception, traceback }.into())
+    }
+
+    /// Waits until the task has ended, however that was.
+    ///
+    /// # Errors
+    /// When it hasn't ended in time, or there is no way to know.
+    ///
+    /// # Cancel safety
+    /// As of [`get`](Self::get).
+    pub async fn wait(&self, timeout: Duration) -> Result<TaskMeta, ResultError> {
+        let ended = async {
+            match &self.source {
+                Source::None => Err(ResultError::NoResultStore),
+                Source::Ignored => Err(ResultError::Ignored(self.task_id.clone())),
+                Source::Redis { store, subscriptions } => self.wait_in_redis(store, subscriptions).await,
+                Source::Rpc(awaited) => self.wait_for_reply(awaited).await,
+            }
+        };
+        // A timeout beyond what a clock can say is none.
+        let Some(deadline) = Instant::now().checked_add(timeout) else { return ended.await };
+        let late = |_| ResultError::Timeout { task_id: self.task_id.clone(), waited: timeout };
+        timeout_at(deadline, ended).await.map_err(late)?
+    }
+
+    async fn wait_in_redis(
+        &self,
+        store: &RedisResults,
+        subscriptions: &Subscriptions,
+    ) -> Result<TaskMeta, ResultError> {
+        let mut watched = subscriptions.watch(task_key(&self.task_id));
+        while let Some(update) = watched.updates.recv().await {
+            let meta = match update {
+                Update::Subscribed => store.get(&self.task_id).await?,
+                Update::Stored(text) => Some(decode(&self.task_id, &text)?),
+            };
+            if let Some(meta) = meta.filter(|meta| meta.status.is_final()) {
+                return Ok(meta);
+            }
+        }
+        Err(ResultError::Lost(self.task_id.clone()))
+    }
+
+    async fn wait_for_reply(&self, awaited: &Awaited) -> Result<TaskMeta, ResultError> {
+        let mut latest = awaited.latest.clone();
+        let is_last = |reply: &Reply| match reply {
+            Reply::None => false,
+            Reply::Meta(meta) => meta.status.is_final(),
+            Reply::Lost => true,
+        };
+        match latest.wait_for(is_last).await.as_deref() {
+            Ok(Reply::Meta(meta)) => Ok(TaskMeta::clone(meta)),
+            _ => Err(ResultError::Lost(self.task_id.clone())),
+        }
+    }
+
+    /// What is known of the task now; none when that is nothing.
+    ///
+    /// # Errors
+    /// When there is no way to know.
+    pub async fn meta(&self) -> Result<Option<TaskMeta>, ResultError> {
+        match &self.source {
+            Source::None => Err(ResultError::NoResultStore),
+            Source::Ignored => Err(ResultError::Ignored(self.task_id.clone())),
+            Source::Redis { store, .. } => Ok(store.get(&self.task_id).await?),
+            Source::Rpc(awaited) => match &*awaited.latest.borrow() {
+                Reply::None => Ok(None),
+                Reply::Meta(meta) => Ok(Some(TaskMeta::clone(meta))),
+                Reply::Lost => Err(ResultError::Lost(self.task_id.clone())),
+            },
+        }
+    }
+
+    /// Where the task is in its life: pending while nothing is known of it.
+    ///
+    /// # Errors
+    /// When there is no way to know.
+    pub async fn state(&self) -> Result<State, ResultError> {
+        Ok(self.meta().await?.map_or(State::Pending, |meta| meta.status))
+    }
+
+    /// Whether the task has ended.
+    ///
+    /// # Errors
+    /// When there is no way to know.
+    pub async fn ready(&self) -> Result<bool, ResultError> {
+        Ok(self.state().await?.is_final())
+    }
+
+    /// Deletes the result, which the store would otherwise keep for a day.
+    ///
+    /// # Errors
+    /// When the store can't be reached.
+    pub async fn forget(self) -> Result<(), ResultError> {
+        match &self.source {
+            Source::Redis { store, .. } => Ok(store.forget(&self.task_id).await?),
+            Source::None => Err(ResultError::NoResultStore),
+            // Dropping it is all it takes.
+            Source::Ignored | Source::Rpc(_) => Ok(()),
+        }
+    }
+}
+
+impl fmt::Debug for AsyncResult {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("AsyncResult").field("task_id", &self.task_id).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,7 @@
+//! The client against a real broker, a real result store and a real Python worker.
+
+#![expect(clippy::unwrap_used, reason = "these are tests")]
+
+mod broker;
+mod python_worker;
+mod support;
