@@ -36,7 +36,7 @@ pub(crate) const COMBINATIONS: &[(&str, &str)] = &[
     ),
     (
         "monitors",
-        "metrics: {service: {port: 9090, labels: {a: b}, annotations: {a: b}}, serviceMonitor: {enabled: true, interval: 15s, scrapeTimeout: 5s, labels: {release: prometheus}, annotations: {a: b}, relabelings: [{action: drop}], metricRelabelings: [{action: drop}]}, podMonitor: {enabled: true, interval: 15s, scrapeTimeout: 5s, labels: {release: prometheus}, annotations: {a: b}, relabelings: [{action: drop}], metricRelabelings: [{action: drop}]}}",
+        "metrics: {annotations: false, service: {port: 9090, labels: {a: b}, annotations: {a: b}}, serviceMonitor: {enabled: true, interval: 15s, scrapeTimeout: 5s, labels: {release: prometheus}, annotations: {a: b}, relabelings: [{action: drop}], metricRelabelings: [{action: drop}]}, podMonitor: {enabled: true, interval: 15s, scrapeTimeout: 5s, labels: {release: prometheus}, annotations: {a: b}, relabelings: [{action: drop}], metricRelabelings: [{action: drop}]}}",
     ),
     ("disruptions", "{replicaCount: 3, podDisruptionBudget: {maxUnavailable: 50%}}"),
 ];
