@@ -97,7 +97,7 @@ impl TestNamespace {
 pub async fn dump_state(namespace: &str) {
     eprintln!("\n===== state of namespace {namespace}");
     for arguments in [
-        "get taskqueues,deployments,replicasets,pods,services,secrets -o wide",
+        "get deployments,replicasets,pods,services,secrets -o wide",
         "get taskqueues -o yaml",
         "describe pods",
         "get events --sort-by=.lastTimestamp",

@@ -156,6 +156,8 @@ disabled_plugins = [
   sandbox_image = "{pause}"
   # Lowering a score takes CAP_SYS_RESOURCE, which containers of a CI don't have: no sandbox would start.
   restrict_oom_score_adj = true
+  # Its profile would stay loaded in the kernel.
+  disable_apparmor = true
   netns_mounts_under_state_dir = true
 
   [plugins."io.containerd.grpc.v1.cri".cni]
