@@ -87,6 +87,7 @@ async fn installs_tests_uninstalls_and_adopts_what_was_kept() -> Result<()> {
 async fn a_restricted_namespace_takes_an_install_without_cluster_wide_rights() -> Result<()> {
     let cluster = Cluster::attach()?;
     let client = cluster.client().await?;
+    let _release = RELEASE.lock().await;
     let test = testing::namespace_for_test(&client, "chart-single").await?;
     test.run(DEADLINE, async {
         let label =
