@@ -1,13 +1,11 @@
 //! How quickly a burst becomes workers.
 
-mod support;
-
 use std::time::{Duration, Instant};
 
+use crate::support::{self, Test};
 use anyhow::{Result, ensure};
 use e2e::audit;
 use futures_util::future::try_join_all;
-use support::Test;
 
 /// Issued for each run: the figures that the README quotes.
 #[tokio::test]
@@ -22,7 +20,7 @@ async fn a_burst_of_500_messages_is_50_replicas_in_one_patch_within_2_seconds() 
 
             let celery = test.celery().await?;
             let mark = audit::mark()?;
-            let calls = (0..500).map(|_| celery.task("tasks.sleep").queue("burst").args([0.01]).send());
+            let calls = (0..500).map(|_| support::send(&celery, "burst", "tasks.sleep", (0.01,)));
             let results = try_join_all(calls).await?;
             let published = Instant::now();
             test.until_replicas("burst", 50, Duration::from_secs(10)).await?;
@@ -39,12 +37,15 @@ async fn a_burst_of_500_messages_is_50_replicas_in_one_patch_within_2_seconds() 
                         && event.is_from("soloist-system", "soloist")
                 })
                 .collect();
-            println!(r#"{{"test":"burst","messages":500,"replicas":50,"patches":{},"seconds":{seconds:.3}}}"#, patches.len());
+            println!(
+                r#"{{"test":"burst","messages":500,"replicas":50,"patches":{},"seconds":{seconds:.3}}}"#,
+                patches.len()
+            );
             ensure!(patches.len() == 1, "{} writes to the Deployment: {patches:#?}", patches.len());
             ensure!(seconds <= 2.0, "it took {seconds:.2} s");
 
             for result in &results {
-                result.get(Duration::from_secs(120)).await?;
+                support::value(result, Duration::from_secs(120)).await?;
             }
             Ok(())
         })

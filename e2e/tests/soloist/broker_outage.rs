@@ -1,12 +1,10 @@
 //! The broker goes away for half a minute while tasks wait and run.
 
-mod support;
-
 use std::time::Duration;
 
+use crate::support::{self, Test};
 use anyhow::{Result, ensure};
 use futures_util::future::try_join_all;
-use support::Test;
 
 #[tokio::test]
 #[ignore = "needs a cluster: cargo e2e"]
@@ -18,7 +16,7 @@ async fn replicas_are_held_while_the_broker_is_away_and_every_task_finishes_afte
             test.task_queue("jobs", scaling).await?;
             test.condition("jobs", "Ready", "True", "Ready").await?;
             let celery = test.celery().await?;
-            let calls = (0..40).map(|_| celery.task("tasks.sleep").queue("jobs").args([2.0]).send());
+            let calls = (0..40).map(|_| support::send(&celery, "jobs", "tasks.sleep", (2.0,)));
             let results = try_join_all(calls).await?;
             test.until_replicas("jobs", 4, Duration::from_secs(10)).await?;
 

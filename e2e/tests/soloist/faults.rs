@@ -1,9 +1,8 @@
 //! A worker that goes away, gently or not, never takes a task with it.
 
-mod support;
-
 use std::time::Duration;
 
+use crate::support::{self, Test};
 use anyhow::{Context, Result, ensure};
 use e2e::wait;
 use futures_util::{StreamExt, TryStreamExt};
@@ -11,7 +10,6 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::DeleteParams;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, ResourceExt};
-use support::Test;
 
 /// Longer than it takes to find the worker that runs it.
 const TASK_SECONDS: f64 = 8.0;
@@ -25,7 +23,7 @@ async fn the_task_of_a_force_deleted_worker_is_finished_by_another() -> Result<(
             test.task_queue("jobs", "{minReplicas: 2, maxReplicas: 2}").await?;
             until_workers(&test, "jobs", 2).await?;
             let celery = test.celery().await?;
-            let result = celery.task("tasks.sleep").queue("jobs").args([TASK_SECONDS]).send().await?;
+            let result = support::send(&celery, "jobs", "tasks.sleep", (TASK_SECONDS,)).await?;
             let victim = busy_worker(&test, "jobs").await?;
 
             let pods: Api<Pod> = test.namespace.api();
@@ -52,13 +50,15 @@ async fn a_worker_that_is_told_to_stop_finishes_its_task_and_exits_with_0() -> R
             test.task_queue("jobs", "{minReplicas: 1, maxReplicas: 1}").await?;
             until_workers(&test, "jobs", 1).await?;
             let celery = test.celery().await?;
-            let result = celery.task("tasks.sleep").queue("jobs").args([TASK_SECONDS]).send().await?;
+            let result = support::send(&celery, "jobs", "tasks.sleep", (TASK_SECONDS,)).await?;
             let worker = busy_worker(&test, "jobs").await?;
 
             let pods: Api<Pod> = test.namespace.api();
             let exit = watch_exit(pods.clone(), &worker);
             pods.delete(&worker, &DeleteParams::default()).await?;
-            let exit = tokio::time::timeout(Duration::from_secs(60), exit).await.context("the pod did not end")??;
+            let exit = tokio::time::timeout(Duration::from_secs(60), exit)
+                .await
+                .context("the pod did not end")??;
             ensure!(exit == 0, "the worker exited with {exit}");
 
             // The first run's result: had the message come back, another worker would need TASK_SECONDS more.

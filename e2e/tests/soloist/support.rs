@@ -1,10 +1,9 @@
 //! What the tests of Soloist on a cluster share: a namespace and a virtual host for each test, TaskQueues, and tasks.
-#![allow(dead_code, reason = "each test program uses a part of it")]
 
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use celery_client::{AsyncResult, Client as Celery};
+use celery_client::{AsyncResult, Celery, Signature};
 use e2e::cluster::Cluster;
 use e2e::testing::{self, TestNamespace};
 use e2e::{http, paths, wait};
@@ -14,27 +13,33 @@ use kube::api::{DynamicObject, ListParams};
 use kube::core::{ApiResource, GroupVersionKind};
 use kube::{Api, ResourceExt};
 use serde_json::Value;
+use tokio::sync::{Mutex, MutexGuard};
 
 /// How long a pod may take from the decision to its first task on a busy machine.
-pub const START: Duration = Duration::from_secs(60);
+pub(crate) const START: Duration = Duration::from_secs(60);
+
+/// One test at a time: one of them takes the broker away, another one measures.
+static TURN: Mutex<()> = Mutex::const_new(());
 
 /// A namespace with the Secrets of a broker (a virtual host of its own) and of Redis, and the operator's right to read them.
-pub struct Test {
-    pub cluster: Cluster,
-    pub namespace: TestNamespace,
-    pub client: kube::Client,
+pub(crate) struct Test {
+    pub(crate) cluster: Cluster,
+    pub(crate) namespace: TestNamespace,
+    pub(crate) client: kube::Client,
     /// The virtual host's URL.
-    pub broker_url: String,
+    pub(crate) broker_url: String,
+    _turn: MutexGuard<'static, ()>,
 }
 
 impl Test {
     /// Makes all that; `name` is a few lower-case words joined by dashes.
-    pub async fn new(name: &str) -> Result<Self> {
+    pub(crate) async fn new(name: &str) -> Result<Self> {
+        let turn = TURN.lock().await;
         let cluster = Cluster::attach()?;
         let client = cluster.client().await?;
         let namespace = testing::namespace_for_test(&client, name).await?;
         let broker_url = cluster.rabbitmq.create_vhost(&namespace.name).await?;
-        let test = Self { cluster, namespace, client, broker_url };
+        let test = Self { cluster, namespace, client, broker_url, _turn: turn };
         let grant = paths::repository().join("manifests/samples/secret-reader.yaml");
         let grant = std::fs::read_to_string(&grant).with_context(|| format!("read {}", grant.display()))?;
         test.namespace.apply(&grant).await?;
@@ -44,7 +49,7 @@ impl Test {
     }
 
     /// Makes or changes a Secret that holds a URI.
-    pub async fn secret(&self, name: &str, uri: &str) -> Result<()> {
+    pub(crate) async fn secret(&self, name: &str, uri: &str) -> Result<()> {
         let yaml = format!(
             "{{apiVersion: v1, kind: Secret, metadata: {{name: {name}}}, stringData: {{uri: '{uri}'}}}}"
         );
@@ -52,18 +57,24 @@ impl Test {
     }
 
     /// Applies a TaskQueue of the stock worker; `scaling` is YAML in flow style.
-    pub async fn task_queue(&self, name: &str, scaling: &str) -> Result<()> {
+    pub(crate) async fn task_queue(&self, name: &str, scaling: &str) -> Result<()> {
         self.namespace.apply(&task_queue(name, scaling)).await.map(drop)
     }
 
     /// The TaskQueues of the namespace.
-    pub fn task_queues(&self) -> Api<DynamicObject> {
+    pub(crate) fn task_queues(&self) -> Api<DynamicObject> {
         let kind = GroupVersionKind::gvk("soloist.dev", "v1alpha1", "TaskQueue");
         Api::namespaced_with(self.client.clone(), &self.namespace.name, &ApiResource::from_gvk(&kind))
     }
 
     /// Waits until a condition of a TaskQueue has this status and reason, and gives back its message.
-    pub async fn condition(&self, name: &str, kind: &str, status: &str, reason: &str) -> Result<String> {
+    pub(crate) async fn condition(
+        &self,
+        name: &str,
+        kind: &str,
+        status: &str,
+        reason: &str,
+    ) -> Result<String> {
         let task_queues = self.task_queues();
         wait::until(&format!("{name} to be {kind}={status} because of {reason}"), START, || async {
             let task_queue = task_queues.get(name).await?;
@@ -76,18 +87,18 @@ impl Test {
     }
 
     /// The Deployment of a TaskQueue's workers.
-    pub async fn deployment(&self, name: &str) -> Result<Deployment> {
+    pub(crate) async fn deployment(&self, name: &str) -> Result<Deployment> {
         let deployments: Api<Deployment> = self.namespace.api();
         Ok(deployments.get(&format!("{name}-worker")).await?)
     }
 
     /// The number of workers that the Deployment is told to have.
-    pub async fn replicas(&self, name: &str) -> Result<i32> {
+    pub(crate) async fn replicas(&self, name: &str) -> Result<i32> {
         self.deployment(name).await?.spec.and_then(|spec| spec.replicas).context("no replicas")
     }
 
     /// Waits until that number is `wanted`.
-    pub async fn until_replicas(&self, name: &str, wanted: i32, within: Duration) -> Result<()> {
+    pub(crate) async fn until_replicas(&self, name: &str, wanted: i32, within: Duration) -> Result<()> {
         wait::until(&format!("{name} to have {wanted} replicas"), within, || async {
             let now = self.replicas(name).await?;
             anyhow::ensure!(now == wanted, "it has {now}");
@@ -97,15 +108,16 @@ impl Test {
     }
 
     /// The worker pods of a TaskQueue.
-    pub async fn pods(&self, name: &str) -> Result<Vec<Pod>> {
+    pub(crate) async fn pods(&self, name: &str) -> Result<Vec<Pod>> {
         let pods: Api<Pod> = self.namespace.api();
         let mine = ListParams::default().labels(&format!("soloist.dev/task-queue={name}"));
         Ok(pods.list(&mine).await?.items)
     }
 
     /// The sum of a metric over its labels, as a worker tells it.
-    pub async fn worker_metric(&self, pod: &Pod, metric: &str) -> Result<f64> {
-        let address = pod.status.as_ref().and_then(|status| status.pod_ip.as_ref()).context("no address yet")?;
+    pub(crate) async fn worker_metric(&self, pod: &Pod, metric: &str) -> Result<f64> {
+        let address =
+            pod.status.as_ref().and_then(|status| status.pod_ip.as_ref()).context("no address yet")?;
         let text = http::get(&format!("http://{address}:8080/metrics")).await?;
         let values = text.lines().filter_map(|line| {
             let (series, value) = line.rsplit_once(' ')?;
@@ -114,14 +126,25 @@ impl Test {
         values.sum::<Result<f64, _>>().with_context(|| format!("read {metric} of {}", pod.name_any()))
     }
 
-    /// A Celery client on the test's virtual host, with results in Redis.
-    pub async fn celery(&self) -> Result<Celery> {
-        Ok(Celery::connect(&self.broker_url, Some(&self.cluster.redis.url())).await?)
+    /// A Celery client on the test's virtual host, with results in Redis. Queues are the operator's to make.
+    pub(crate) async fn celery(&self) -> Result<Celery> {
+        let celery = Celery::builder(self.broker_url.parse()?).results(self.cluster.redis.url().parse()?);
+        Ok(celery.create_missing_queues(false).connect().await?)
     }
 }
 
+/// Sends a task to a queue.
+pub(crate) async fn send(
+    celery: &Celery,
+    queue: &str,
+    task: &str,
+    arguments: impl serde::Serialize,
+) -> Result<AsyncResult> {
+    Ok(celery.send(&Signature::new(task).with_args(&arguments)?.queue(queue)).await?)
+}
+
 /// YAML of a TaskQueue of the stock worker.
-pub fn task_queue(name: &str, scaling: &str) -> String {
+pub(crate) fn task_queue(name: &str, scaling: &str) -> String {
     format!(
         r"
 apiVersion: soloist.dev/v1alpha1
@@ -140,28 +163,28 @@ spec:
 }
 
 /// A condition of a TaskQueue, if it has it.
-pub fn condition<'a>(task_queue: &'a DynamicObject, kind: &str) -> Option<&'a Value> {
+pub(crate) fn condition<'a>(task_queue: &'a DynamicObject, kind: &str) -> Option<&'a Value> {
     task_queue.data["status"]["conditions"].as_array()?.iter().find(|condition| condition["type"] == kind)
 }
 
 /// Whether a pod's worker is ready for tasks.
-pub fn is_ready(pod: &Pod) -> bool {
+pub(crate) fn is_ready(pod: &Pod) -> bool {
     let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
     conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 /// How often the containers of these pods were started again.
-pub fn restarts(pods: &[Pod]) -> i32 {
+pub(crate) fn restarts(pods: &[Pod]) -> i32 {
     let statuses = pods.iter().filter_map(|pod| pod.status.as_ref()?.container_statuses.as_ref());
     statuses.flatten().map(|container| container.restart_count).sum()
 }
 
 /// The names of pods, for messages.
-pub fn names(pods: &[Pod]) -> Vec<String> {
+pub(crate) fn names(pods: &[Pod]) -> Vec<String> {
     pods.iter().map(ResourceExt::name_any).collect()
 }
 
 /// The value of a task, or its error.
-pub async fn value(result: &AsyncResult, within: Duration) -> Result<Value> {
+pub(crate) async fn value(result: &AsyncResult, within: Duration) -> Result<Value> {
     Ok(result.get(within).await?)
 }

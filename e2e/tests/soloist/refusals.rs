@@ -1,15 +1,13 @@
 //! What can't work is refused with words that name it, and harms nothing else.
 
-mod support;
-
 use std::time::Duration;
 
+use crate::support::{self, Test};
 use anyhow::{Context, Result, ensure};
 use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
 use lapin::{Connection, ConnectionProperties};
 use serde_json::json;
-use support::Test;
 
 const DEADLINE: Duration = Duration::from_secs(180);
 
@@ -33,7 +31,8 @@ async fn a_missing_secret_is_a_condition_until_it_is_there() -> Result<()> {
     let test = Test::new("missing-secret").await?;
     test.namespace
         .run(DEADLINE, async {
-            let yaml = support::task_queue("jobs", "{maxReplicas: 1}").replace("name: rabbitmq", "name: broker");
+            let yaml =
+                support::task_queue("jobs", "{maxReplicas: 1}").replace("name: rabbitmq", "name: broker");
             test.namespace.apply(&yaml).await?;
             let message = test.condition("jobs", "BrokerReachable", "False", "SecretNotFound").await?;
             ensure!(message.contains("broker"), "{message}");
@@ -68,14 +67,15 @@ async fn a_wrong_password_is_a_condition_and_harms_no_other_task_queue() -> Resu
     test.namespace
         .run(DEADLINE, async {
             test.secret("wrong", &test.broker_url.replace("guest:guest@", "guest:not-the-password@")).await?;
-            let yaml = support::task_queue("locked-out", "{maxReplicas: 1}").replace("name: rabbitmq", "name: wrong");
+            let yaml = support::task_queue("locked-out", "{maxReplicas: 1}")
+                .replace("name: rabbitmq", "name: wrong");
             test.namespace.apply(&yaml).await?;
             let message = test.condition("locked-out", "BrokerReachable", "False", "AuthFailed").await?;
             ensure!(!message.contains("not-the-password"), "the message holds the password: {message}");
 
             test.task_queue("welcome", "{maxReplicas: 1}").await?;
             test.condition("welcome", "Ready", "True", "Ready").await?;
-            let result = test.celery().await?.task("tasks.add").queue("welcome").args([2, 2]).send().await?;
+            let result = support::send(&test.celery().await?, "welcome", "tasks.add", (2, 2)).await?;
             ensure!(support::value(&result, support::START).await? == json!(4), "2 + 2 is not 4");
 
             // The right password is noticed without a restart.
@@ -104,7 +104,10 @@ async fn a_queue_with_other_arguments_is_reported_and_left_alone() -> Result<()>
             test.condition("jobs", "Ready", "False", "QueueArgumentMismatch").await?;
 
             let passive = QueueDeclareOptions { passive: true, ..Default::default() };
-            channel.queue_declare("jobs".into(), passive, FieldTable::default()).await.context("the queue is gone")?;
+            channel
+                .queue_declare("jobs".into(), passive, FieldTable::default())
+                .await
+                .context("the queue is gone")?;
             let pods = test.pods("jobs").await?;
             ensure!(support::restarts(&pods) == 0, "workers crash: {:?}", support::names(&pods));
             Ok(())

@@ -1,0 +1,7 @@
+//! Soloist on a real cluster: what a user and the people on call would see.
+
+mod broker_outage;
+mod burst;
+mod faults;
+mod refusals;
+mod support;
