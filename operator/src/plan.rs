@@ -14,6 +14,7 @@ pub mod changes;
 pub mod claims;
 pub mod deployment;
 pub mod drift;
+pub mod law;
 pub mod metadata;
 pub mod reason;
 pub mod status;

@@ -1,0 +1,219 @@
+//! The control law: how many workers a TaskQueue needs so that no task waits longer than its user allows.
+//!
+//! [`decide`] is a pure function of what was observed, what was learned, what the user wants, and the time. The simulator
+//! (`cargo sim`) runs this very function. `docs/scaling.md` explains it for the person on call.
+//!
+//! ```text
+//! rates         change of what waits and runs + what was finished  -> arrivals ┐
+//! service_time  seconds that workers were busy / tasks finished                ├-> demand -> hold -> number
+//! startup       pod created -> first consume, 95th percentile                  ┘   wanted    noise, windows
+//! ```
+//!
+//! # Guarantees
+//! - The number is within `min..=max`.
+//! - More workers come at once and in one step; workers that are still starting count.
+//! - Fewer only if every queue was read just now, every worker said what it runs, and the workers are attached to the broker. What is
+//!   not known is never zero.
+//! - Fewer only down to the greatest number wanted within the window, and once in a window at most.
+//! - Nothing goes to zero while a task waits or runs.
+//!
+//! Which workers go, and that none of them is interrupted, is not decided here: the number speaks of workers that take tasks.
+
+use std::time::{Duration, Instant};
+
+use super::autoscaler::Backlog;
+
+mod demand;
+mod explanation;
+mod hold;
+mod observation;
+mod policy;
+mod rates;
+mod service_time;
+mod startup;
+
+pub use explanation::{Decision, Reason, Terms};
+pub use observation::{Observation, Tasks, Workers};
+pub use policy::{Fallback, Goal, Policy};
+
+use demand::{Backpressure, Capacity, Standard};
+use hold::Wanted;
+use rates::Arrivals;
+use service_time::ServiceTime;
+use startup::StartUp;
+
+/// Time from a change on the broker to the first pod of the answer being created: the observation interval and two calls.
+const REACTION_SECONDS: f64 = 1.0;
+/// Seconds within which a spare worker must be expected to be needed to be worth keeping. Half of that if a new one would come in time.
+/// Simulated: at 300, a queue with a task every two minutes costs what KEDA's `cooldownPeriod` of 300 seconds makes it cost.
+const KEEP_SECONDS: f64 = 300.0;
+/// Workers are added with fewer than serve to this standard: at most this part of the tasks waits too long.
+const LATE_AT_MOST: f64 = 0.05;
+/// Workers are taken away with more than serve to this standard. What is between needs no change.
+const LATE_AT_LEAST: f64 = 0.02;
+
+/// What was learned so far. A new one knows nothing and assumes usual values.
+#[derive(Clone, Debug, Default)]
+pub struct History {
+    arrivals: Arrivals,
+    service_time: ServiceTime,
+    startup: StartUp,
+    wanted: Wanted,
+    /// When the backlog was last known; at first, since when it is not.
+    known_at: Option<Instant>,
+}
+
+impl History {
+    /// Takes in an observation, as far as it is certain.
+    fn learn(&mut self, observation: &Observation, policy: &Policy, now: Instant) {
+        let Observation { backlog, tasks, workers } = observation;
+        self.startup.observe(workers.started.iter().map(Duration::as_secs_f64), workers.starting.is_empty());
+        let known_at = self.known_at.get_or_insert(now);
+        if let Backlog::Fresh { .. } = backlog {
+            *known_at = now;
+        }
+        if tasks.silent_workers > 0 {
+            return;
+        }
+        self.service_time.observe(tasks, now);
+        if let Backlog::Fresh { ready } = *backlog {
+            self.arrivals.observe(ready, tasks, policy.wait_seconds(), now);
+        }
+    }
+}
+
+/// Decides how many workers there are to be. The history that is returned goes into the next decision.
+pub fn decide(
+    observation: &Observation,
+    mut history: History,
+    policy: &Policy,
+    now: Instant,
+) -> (Decision, History) {
+    history.learn(observation, policy, now);
+    let terms = weigh(observation, &history, policy, now);
+    let window = policy.stabilization.unwrap_or_else(|| hold::window(&terms));
+    let held = policy.bounded(observation.workers.asked_for.into());
+    // What isn't known can't have been too much: a full window of knowledge comes before workers are taken away.
+    let wanted = if observation.doubt().is_some() { terms.wanted.max(held.into()) } else { terms.wanted };
+    history.wanted.record(now, wanted, held.into(), window);
+    let wanted_within_window = history.wanted.greatest(now, window);
+    let terms = Terms { wanted_within_window, window_seconds: window.as_secs_f64(), ..terms };
+
+    let (replicas, reason) = choose(observation, &history, policy, &terms, now);
+    if replicas != observation.workers.asked_for {
+        history.wanted.changed(now);
+    }
+    (Decision::new(replicas, reason, terms, policy), history)
+}
+
+/// What is wanted at this moment, without regard to the past or to bounds.
+fn weigh(observation: &Observation, history: &History, policy: &Policy, now: Instant) -> Terms {
+    let ready = observation.backlog.last_known();
+    let running = observation.tasks.running;
+    let service_seconds = history.service_time.seconds(observation.tasks.longest_running);
+    let arrivals = history.arrivals.rate(policy.wait_seconds(), now);
+    let waiting = history.arrivals.waiting(ready.unwrap_or(0), now);
+    let terms = Terms {
+        ready,
+        running,
+        oldest_wait_seconds: waiting.first().map_or(0.0, |group| group.waited_seconds),
+        arrival_rate: arrivals.rate,
+        arrival_rate_window_seconds: arrivals.window_seconds,
+        service_seconds,
+        startup_seconds: history.startup.seconds(),
+        offered_load: arrivals.rate * service_seconds,
+        ..Terms::default()
+    };
+    let in_system = ready.unwrap_or(0).saturating_add(running.into());
+    match policy.goal {
+        Goal::TasksPerWorker(tasks) => {
+            let wanted = whole(in_system.div_ceil(tasks.get().into()));
+            Terms { backlog_workers: wanted, useful_workers: whole(in_system), wanted, ..terms }
+        }
+        Goal::MaxWaitSeconds(wait_seconds) => {
+            let answer_seconds = terms.startup_seconds + REACTION_SECONDS;
+            let load_workers =
+                for_load(&terms, wait_seconds - answer_seconds, observation.workers.asked_for, policy);
+            let capacity = Capacity::new(&observation.workers, service_seconds, terms.startup_seconds);
+            let backlog_workers = Backpressure { wait_seconds, answer_seconds }.workers(&waiting, &capacity);
+            let spare = (f64::from(load_workers) - terms.offered_load).max(0.0);
+            let expected = (terms.arrival_rate * answer_seconds + spare).ceil();
+            let useful_workers = whole(in_system.saturating_add(expected as u64));
+            let wanted = load_workers.max(backlog_workers).min(useful_workers);
+            // A task that waits or runs keeps one worker, so that nothing goes to zero under it.
+            let wanted = wanted.max(u32::from(in_system > 0));
+            Terms { load_workers, backlog_workers, useful_workers, wanted, ..terms }
+        }
+    }
+}
+
+/// Workers for what arrives: those there are, unless they are too few or too many. `spare_seconds` is what is left of the wait that is
+/// allowed when a new worker has started; below zero it comes too late.
+fn for_load(terms: &Terms, spare_seconds: f64, asked_for: u16, policy: &Policy) -> u32 {
+    let keep_seconds = if spare_seconds < 0.0 { KEEP_SECONDS } else { KEEP_SECONDS / 2.0 };
+    let serve = |late, needed_within_seconds| {
+        let standard = Standard { late, wait_seconds: spare_seconds.max(0.0), needed_within_seconds };
+        demand::for_load(terms.arrival_rate, terms.service_seconds, standard, policy.max.into())
+    };
+    let least = serve(LATE_AT_MOST, keep_seconds / 2.0);
+    let most = serve(LATE_AT_LEAST, keep_seconds).max(least);
+    let asked_for = u32::from(asked_for);
+    if asked_for < least { least.midpoint(most + 1) } else { asked_for.min(most) }
+}
+
+/// From what is wanted to what is asked for: bounds, doubt, noise, windows.
+fn choose(
+    observation: &Observation,
+    history: &History,
+    policy: &Policy,
+    terms: &Terms,
+    now: Instant,
+) -> (u16, Reason) {
+    let asked_for = observation.workers.asked_for;
+    let held = policy.bounded(asked_for.into());
+    if held != asked_for {
+        return (held, if held > asked_for { Reason::Floor } else { Reason::Ceiling });
+    }
+    let wanted = policy.bounded(terms.wanted);
+    let readable = matches!(observation.backlog, Backlog::Fresh { .. } | Backlog::Partial { .. });
+    if wanted > held && readable {
+        let noise = !is_due(terms, held, policy) && history.wanted.is_noise(held.into(), wanted.into(), now);
+        return if noise { (held, Reason::Steady) } else { (wanted, Reason::of(wanted, terms, policy)) };
+    }
+    if let Some(doubt) = observation.doubt() {
+        let unknown_for = history.known_at.map_or(Duration::ZERO, |at| now.duration_since(at));
+        return match policy.fallback {
+            Some(fallback) if doubt == Reason::BacklogUnknown && unknown_for >= fallback.after => {
+                (policy.bounded(fallback.replicas.into()).max(held), Reason::Fallback)
+            }
+            _ => (held, doubt),
+        };
+    }
+    if wanted >= held {
+        return (held, Reason::Steady);
+    }
+    let window = Duration::from_secs_f64(terms.window_seconds);
+    if policy.bounded(terms.wanted_within_window) >= held || !history.wanted.may_lower(now, window) {
+        return (held, Reason::Stabilizing);
+    }
+    let lowered = policy.bounded(history.wanted.lowered(now, window, held.into(), policy.min.into()));
+    if lowered < held { (lowered, Reason::of(lowered, terms, policy)) } else { (held, Reason::Steady) }
+}
+
+/// Whether more workers than there are must start now, so that what waits starts in time.
+fn is_due(terms: &Terms, held: u16, policy: &Policy) -> bool {
+    terms.backlog_workers > held.into()
+        && match policy.goal {
+            Goal::TasksPerWorker(_) => true,
+            Goal::MaxWaitSeconds(wait) => {
+                terms.oldest_wait_seconds + terms.startup_seconds + REACTION_SECONDS >= wait
+            }
+        }
+}
+
+fn whole(number: u64) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests;
