@@ -12,7 +12,7 @@ use lapin::message::Delivery;
 use tokio::time::timeout;
 
 pub(crate) use self::{
-    link::{Link, Prepare},
+    link::{Link, Linked, Prepare},
     session::{Incoming, Session, SessionOptions},
 };
 

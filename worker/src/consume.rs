@@ -3,14 +3,15 @@
 use std::{collections::VecDeque, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use lapin::{Acker, message::Delivery};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{info, warn};
 
 use crate::{
     backoff::{self, Backoff},
     broker::{Incoming, Session, SessionOptions},
-    stop::{Stop, Urgency},
-    task::CancelHandle,
+    queues::Queues,
+    stop::Urgency,
+    task::{CancelHandle, Cancellation},
     turns::{Turn, Turns},
     work::{Work, give_back},
 };
@@ -25,12 +26,8 @@ pub enum Stopped {
 }
 
 /// Consumes from `queues` until told to stop.
-pub(crate) async fn run(
-    work: Arc<Work>,
-    options: SessionOptions,
-    queues: Vec<String>,
-    stop: Stop,
-) -> Stopped {
+pub(crate) async fn run(work: &Work, options: &SessionOptions, queues: &Queues) -> Stopped {
+    let stop = &work.stop;
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(15));
     while !stop.is_requested() {
         let opened = tokio::select! {
@@ -41,17 +38,10 @@ pub(crate) async fn run(
             Ok(mut session) => {
                 work.health.connected();
                 work.metrics.connects.inc();
-                for queue in &queues {
-                    session.consume(queue);
-                }
-                match serve(&work, &mut session, &queues, &stop).await {
-                    Ended::Drained => {
+                match serve(work, &mut session, queues).await {
+                    Ended::Stopped(stopped) => {
                         session.close().await;
-                        return Stopped::Warm;
-                    }
-                    Ended::Cold => {
-                        session.close().await;
-                        return Stopped::Cold;
+                        return stopped;
                     }
                     Ended::Lost { problem, was_consuming } => {
                         if was_consuming {
@@ -67,7 +57,7 @@ pub(crate) async fn run(
         warn!(problem, retry_in = ?wait, "no connection to the broker");
         work.health.disconnected(problem);
         tokio::select! {
-            () = tokio::time::sleep(wait) => {}
+            () = sleep(wait) => {}
             () = stop.requested() => break,
         }
     }
@@ -76,8 +66,7 @@ pub(crate) async fn run(
 
 /// Why a session was left.
 enum Ended {
-    Drained,
-    Cold,
+    Stopped(Stopped),
     Lost { problem: String, was_consuming: bool },
 }
 
@@ -85,23 +74,30 @@ enum Ended {
 struct InHand<'a> {
     work: Pin<Box<dyn Future<Output = ()> + 'a>>,
     acker: Acker,
-    cancel: CancelHandle,
+    cancel: Arc<CancelHandle>,
     since: Instant,
 }
 
 impl<'a> InHand<'a> {
-    fn begin(work: &'a Work, delivery: Box<Delivery>, stop: &'a Stop) -> Self {
-        let (cancel, cancelled) = CancelHandle::new();
+    fn begin(work: &'a Work, delivery: Box<Delivery>) -> Self {
+        let cancel = Arc::new(CancelHandle::new());
         let acker = delivery.acker.clone();
-        let work = Box::pin(async move { work.process(&delivery, cancelled, stop).await });
+        let handle = Arc::clone(&cancel);
+        let work = Box::pin(async move { work.process(&delivery, &handle).await });
         Self { work, acker, cancel, since: Instant::now() }
     }
 }
 
-async fn serve(work: &Work, session: &mut Session, queues: &[String], stop: &Stop) -> Ended {
+async fn serve(work: &Work, session: &mut Session, queues: &Queues) -> Ended {
+    let stop = &work.stop;
+    let mut desired = queues.subscribe();
+    let mut consumed = desired.borrow_and_update().clone();
+    for queue in &consumed {
+        session.consume(queue);
+    }
+    let mut turns = Turns::new(consumed.iter().map(|queue| queue.name.clone()));
     let mut in_hand: Option<InHand<'_>> = None;
     let mut waiting = VecDeque::new();
-    let mut turns = Turns::new(queues);
     let mut lost: Option<(String, bool)> = None;
     let mut draining = false;
     loop {
@@ -110,11 +106,12 @@ async fn serve(work: &Work, session: &mut Session, queues: &[String], stop: &Sto
                 return Ended::Lost { problem, was_consuming };
             }
             if draining {
-                return Ended::Drained;
+                return Ended::Stopped(Stopped::Warm);
             }
-            in_hand = waiting.pop_front().map(|delivery| InHand::begin(work, delivery, stop));
+            in_hand = waiting.pop_front().map(|delivery| InHand::begin(work, delivery));
         }
         let turn = turns.next(in_hand.as_ref().map(|in_hand| in_hand.since));
+        let is_open = lost.is_none() && !draining;
         tokio::select! {
             biased;
             () = stop.requested(), if !draining => {
@@ -124,13 +121,13 @@ async fn serve(work: &Work, session: &mut Session, queues: &[String], stop: &Sto
             }
             () = stop.wait_for(Urgency::Cold), if draining => {
                 if let Some(InHand { acker, cancel, .. }) = in_hand {
-                    cancel.cancel();
+                    cancel.ask(Cancellation::Shutdown);
                     give_back(&acker).await;
                 }
-                return Ended::Cold;
+                return Ended::Stopped(Stopped::Cold);
             }
             () = finish(&mut in_hand) => in_hand = None,
-            incoming = session.next(), if lost.is_none() && !draining => match incoming {
+            incoming = session.next(), if is_open => match incoming {
                 Incoming::Delivery(delivery) => waiting.push_back(delivery),
                 Incoming::Consuming => turns.consuming(Instant::now()),
                 Incoming::Lost(problem) => {
@@ -144,17 +141,32 @@ async fn serve(work: &Work, session: &mut Session, queues: &[String], stop: &Sto
                     lost = Some((problem, was_consuming));
                 }
             },
-            turn = due(turn), if lost.is_none() && !draining => match turn {
+            turn = due(turn), if is_open => match turn {
                 Turn::Pause => {
                     release(session, &mut waiting).await;
                     turns.pause();
                 }
                 Turn::Resume => {
-                    if let Some(queue) = turns.resume(Instant::now()) {
-                        session.consume(&queue);
+                    let next = turns.resume(Instant::now());
+                    if let Some(queue) = consumed.iter().find(|queue| Some(&queue.name) == next.as_ref()) {
+                        session.consume(queue);
                     }
                 }
             },
+            Ok(()) = desired.changed(), if is_open => {
+                let wanted = desired.borrow_and_update().clone();
+                for queue in consumed.iter().filter(|queue| !wanted.contains(queue)) {
+                    turns.remove(&queue.name);
+                    session.cancel(&queue.name).await;
+                    work.health.forget(&queue.name);
+                    info!(queue = queue.name, "no longer consuming");
+                }
+                for queue in wanted.iter().filter(|queue| !consumed.contains(queue)) {
+                    turns.add(&queue.name);
+                    session.consume(queue);
+                }
+                consumed = wanted;
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -45,6 +45,17 @@ impl Clock {
     /// The time of the next thing said.
     pub(crate) fn forward(&self) -> u64 {
         self.0.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Somebody else's clock shows this: never fall behind it.
+    pub(crate) fn adjust(&self, other: u64) {
+        self.0.fetch_max(other, Ordering::Relaxed);
+        self.forward();
+    }
+
+    /// The time of the last thing said.
+    pub(crate) fn now(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
     }
 }
 
@@ -102,6 +113,8 @@ pub(crate) struct Events {
     clock: Arc<Clock>,
     metrics: Arc<Metrics>,
     queue: mpsc::Sender<Event>,
+    /// Whether events of tasks are sent; those of the worker always are.
+    task_events: Arc<AtomicBool>,
 }
 
 /// The end of [`Events`] that talks to the broker.
@@ -122,11 +135,35 @@ impl Events {
     ) -> (Self, Publisher) {
         let (sender, queue) = mpsc::channel(WAITING_MAX);
         let publisher = Publisher { queue, link, metrics: Arc::clone(&metrics) };
-        (Self { node, clock, metrics, queue: sender }, publisher)
+        (
+            Self { node, clock, metrics, queue: sender, task_events: Arc::new(AtomicBool::new(true)) },
+            publisher,
+        )
     }
 
-    /// Sends one event, without waiting. It is lost if the broker takes none for long.
-    pub(crate) fn emit(&self, kind: EventKind) {
+    /// Sends events of tasks from now on, or no longer; false if that is so already.
+    pub(crate) fn enable(&self, enable: bool) -> bool {
+        self.task_events.swap(enable, Ordering::Relaxed) != enable
+    }
+
+    /// Whether events of tasks are sent.
+    pub(crate) fn is_enabled(&self) -> bool {
+        self.task_events.load(Ordering::Relaxed)
+    }
+
+    /// Sends an event of a task, without waiting. It is lost if the broker takes none for long.
+    pub(crate) fn task(&self, kind: EventKind) {
+        if self.is_enabled() {
+            self.emit(kind);
+        }
+    }
+
+    /// Says that the worker is alive.
+    pub(crate) fn heartbeat(&self, activity: &Activity) {
+        self.emit(EventKind::WorkerHeartbeat(activity.state()));
+    }
+
+    fn emit(&self, kind: EventKind) {
         let event = Event {
             hostname: self.node.to_string(),
             utcoffset: 0.0,
@@ -146,7 +183,7 @@ impl Events {
         self.emit(EventKind::WorkerOnline(activity.state()));
         loop {
             let throttle = Throttle::sent(Instant::now(), activity.active());
-            self.emit(EventKind::WorkerHeartbeat(activity.state()));
+            self.heartbeat(&activity);
             loop {
                 let active = *changes.borrow_and_update();
                 let due = throttle.due(active);
@@ -176,7 +213,7 @@ impl Publisher {
     /// Publishes events until the last [`Events`] is gone and all are sent.
     pub(crate) async fn run(mut self) {
         while let Some(event) = self.queue.recv().await {
-            let channel = self.link.ready().await;
+            let channel = self.link.ready().await.channel;
             // After an interruption a fresh heartbeat says more than all that were missed.
             let is_stale = matches!(event.kind, EventKind::WorkerHeartbeat(_))
                 && now_seconds() - event.timestamp > INTERVAL.as_secs_f64();

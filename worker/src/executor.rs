@@ -14,9 +14,9 @@ use std::{
 use celery_protocol::Exception;
 use futures_util::FutureExt;
 use tokio::sync::{mpsc::UnboundedSender, oneshot};
-use tracing::{Instrument, Span};
+use tracing::Instrument;
 
-use crate::task::{Call, PanicReport, Task, TaskError, TaskFunction, TaskResult};
+use crate::task::{Context, PanicReport, Task, TaskError, TaskFunction, TaskResult};
 
 /// Stack of the task thread: what a program's main thread usually has, as recursive tasks expect.
 const TASK_STACK_BYTES: usize = 8 << 20;
@@ -25,8 +25,7 @@ const TASK_STACK_BYTES: usize = 8 << 20;
 #[derive(Debug)]
 pub(crate) struct Job {
     pub(crate) task: Arc<Task>,
-    pub(crate) call: Call,
-    pub(crate) span: Span,
+    pub(crate) context: Context,
 }
 
 /// How a call ended, and how long it ran.
@@ -80,11 +79,11 @@ impl Executor {
 
 fn run_blocking(work: &mpsc::Receiver<Work>) {
     PanicReport::record_on_this_thread();
-    while let Ok((Job { task, call, span }, reply)) = work.recv() {
+    while let Ok((Job { task, context }, reply)) = work.recv() {
         let started = Instant::now();
-        let result = span.in_scope(|| {
+        let result = context.span().in_scope(|| {
             catch_unwind(AssertUnwindSafe(|| match &task.function {
-                TaskFunction::Blocking(function) => function(&call, &task),
+                TaskFunction::Blocking(function) => function(&context, &task),
                 TaskFunction::Async(_) => {
                     Err(TaskError::new("RuntimeError", "no runtime for async tasks was started"))
                 }
@@ -102,18 +101,21 @@ fn start_async() -> io::Result<UnboundedSender<Work>> {
     thread::Builder::new().name("async-task".to_owned()).stack_size(TASK_STACK_BYTES).spawn(move || {
         PanicReport::record_on_this_thread();
         runtime.block_on(async move {
-            while let Some((Job { task, call, span }, reply)) = work.recv().await {
+            while let Some((Job { task, context }, reply)) = work.recv().await {
                 let started = Instant::now();
                 let run = async {
                     match &task.function {
-                        TaskFunction::Async(function) => function(&call, &task).await,
-                        TaskFunction::Blocking(function) => function(&call, &task),
+                        TaskFunction::Async(function) => function(&context, &task).await,
+                        TaskFunction::Blocking(function) => function(&context, &task),
                     }
                 };
-                let result = AssertUnwindSafe(run.instrument(span))
-                    .catch_unwind()
-                    .await
-                    .unwrap_or_else(|payload| Err(PanicReport::into_error(&*payload)));
+                let run = AssertUnwindSafe(run.instrument(context.span().clone())).catch_unwind();
+                let result = tokio::select! {
+                    result = run => result.unwrap_or_else(|payload| Err(PanicReport::into_error(&*payload))),
+                    () = context.cancel_signal().aborted() => {
+                        Err(TaskError::from_exception(Exception::task_revoked("terminated")))
+                    }
+                };
                 let _ = reply.send(Outcome { result, runtime: started.elapsed() });
             }
         });
@@ -130,9 +132,8 @@ mod tests {
     use crate::task::Context;
 
     fn job(task: Task, args: serde_json::Value) -> Job {
-        let call =
-            Call { arguments: Arguments::new(&args, &json!({})).unwrap(), context: Context::for_tests() };
-        Job { task: Arc::new(task), call, span: Span::none() }
+        let context = Context::for_tests(Arguments::new(&args, &json!({})).unwrap());
+        Job { task: Arc::new(task), context }
     }
 
     #[tokio::test]

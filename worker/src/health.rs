@@ -61,6 +61,11 @@ impl Health {
         self.change(|facts| facts.queues.insert(queue.to_owned(), problem));
     }
 
+    /// The queue is not to be consumed from any more.
+    pub(crate) fn forget(&self, queue: &str) {
+        self.change(|facts| facts.queues.remove(queue));
+    }
+
     /// Results can be stored, or can't for this reason.
     pub(crate) fn set_not_storing(&self, reason: Option<String>) {
         self.change(|facts| facts.not_storing = reason);

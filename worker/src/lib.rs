@@ -31,29 +31,35 @@
 mod backoff;
 mod broker;
 mod consume;
+mod control;
 mod events;
 mod executor;
 mod health;
 mod heartbeat;
 mod http;
+mod limits;
 mod log;
 mod metrics;
 mod options;
+mod queues;
 mod results;
+mod revoked;
 mod settle;
 mod stop;
+mod supervise;
 mod task;
+mod tracker;
 mod turns;
 mod work;
 mod worker;
 
 pub use celery_client::{AddressError, BrokerAddress, ResultStoreAddress};
-pub use celery_protocol::Exception;
+pub use celery_protocol::{Exception, Request};
 pub use consume::Stopped;
 pub use log::{LogError, LogFormat};
 pub use options::{Options, main};
 pub use task::{
-    Args, Binder, Call, Context, DeliveryInfo, IntoTaskFunction, Output, Parameter, Task, TaskError,
+    Args, Binder, Cancellation, Context, DeliveryInfo, IntoTaskFunction, Output, Parameter, Task, TaskError,
     TaskFunction, TaskResult,
 };
 pub use worker::{Worker, WorkerBuilder, WorkerError};

@@ -1,6 +1,6 @@
 //! The worker's command line and environment, the same for the stock worker and for every program built on this crate.
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use celery_client::{AddressError, BrokerAddress, ResultStoreAddress};
 use clap::Parser;
@@ -31,18 +31,20 @@ pub struct Options {
     #[arg(short = 'A', long, env = "SOLOIST_APP", default_value = "soloist")]
     app: String,
 
-    /// The broker: amqp://user:password@host:port/vhost, or amqps://. Default: RabbitMQ on this machine.
+    /// The broker: amqp://user:password@host:port/vhost, or amqps://. Wins over --broker-dir. Default:
+    /// RabbitMQ on this machine.
     #[arg(short, long, env = "SOLOIST_BROKER", value_name = "URL", hide_env_values = true)]
-    #[arg(conflicts_with = "broker_dir", value_parser = parse_broker)]
+    #[arg(value_parser = parse_broker)]
     broker: Option<BrokerAddress>,
 
     /// Directory with one file for each key of a broker Secret: host, port, username, password and vhost, or uri.
     #[arg(long, env = "SOLOIST_BROKER_DIR", value_name = "DIRECTORY")]
     broker_dir: Option<PathBuf>,
 
-    /// Where results go: redis://host:port/database, rediss://, or rpc:// for back to the caller. Default: nowhere.
+    /// Where results go: redis://host:port/database, rediss://, or rpc:// for back to the caller. Wins over
+    /// --results-dir. Default: nowhere.
     #[arg(long, env = "SOLOIST_RESULTS", value_name = "URL", hide_env_values = true)]
-    #[arg(conflicts_with = "results_dir", value_parser = parse_results)]
+    #[arg(value_parser = parse_results)]
     results: Option<ResultStoreAddress>,
 
     /// Directory with one file for each key of a results Secret: uri, or host, port, password and db.
@@ -67,6 +69,14 @@ pub struct Options {
     /// Where probes and metrics are served: /livez, /readyz and /metrics.
     #[arg(long, env = "SOLOIST_HTTP_ADDRESS", value_name = "ADDRESS:PORT", default_value = "0.0.0.0:8080")]
     http_address: SocketAddr,
+
+    /// Seconds after which a task is ended, unless its message or remote control says otherwise. Default: never.
+    #[arg(long, env = "SOLOIST_TIME_LIMIT", value_name = "SECONDS", value_parser = parse_seconds)]
+    time_limit: Option<Duration>,
+
+    /// Seconds after which a task is asked to stop. Default: never.
+    #[arg(long, env = "SOLOIST_SOFT_TIME_LIMIT", value_name = "SECONDS", value_parser = parse_seconds)]
+    soft_time_limit: Option<Duration>,
 
     /// What is logged: a level, or levels by module as in `info,soloist_worker=debug`.
     #[arg(long, env = "SOLOIST_LOG", value_name = "FILTER", default_value = "info")]
@@ -127,6 +137,7 @@ impl Options {
             .queues(&self.queues)
             .create_missing_queues(self.create_missing_queues)
             .node_name(self.node_name.replace("%h", &host_name()))
+            .time_limits(self.soft_time_limit, self.time_limit)
             .http(self.http_address);
         Ok(match results {
             Some(address) => builder.results(address),
@@ -182,6 +193,14 @@ fn parse_broker(text: &str) -> Result<BrokerAddress, AddressError> {
 
 fn parse_results(text: &str) -> Result<ResultStoreAddress, AddressError> {
     text.parse()
+}
+
+fn parse_seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse::<f64>().map_err(|error| error.to_string())?;
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(duration) if !duration.is_zero() => Ok(duration),
+        _ => Err("must be more than zero".to_owned()),
+    }
 }
 
 fn parse_pool(name: &str) -> Result<String, String> {

@@ -2,7 +2,7 @@
 //!
 //! Nothing here waits, sends or reads a clock; [`crate::work`] carries the decisions out.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use celery_protocol::{
     Exception, Request, TaskMeta,
@@ -14,14 +14,16 @@ use jiff::Timestamp;
 use serde_json::value::RawValue;
 
 use crate::{
+    executor::Outcome,
     metrics::Counted,
-    task::{Registry, Task, TaskError, TaskResult},
+    supervise::Ended,
+    task::{Registry, Task, TaskError},
 };
 
 /// A message that will be run.
 #[derive(Debug)]
 pub(crate) struct Admitted {
-    pub(crate) request: Request,
+    pub(crate) request: Arc<Request>,
     pub(crate) task: Arc<Task>,
 }
 
@@ -58,7 +60,7 @@ pub(crate) enum Disposition {
 pub(crate) enum Report {
     Succeeded { result: String },
     Failed { exception: String, traceback: Option<String> },
-    Expired,
+    Revoked { reason: &'static str },
     Unregistered,
     Malformed { category: &'static str, problem: String },
 }
@@ -67,28 +69,45 @@ pub(crate) enum Report {
 pub(crate) fn admit(
     decoded: Result<Request, DecodeError>,
     registry: &Registry,
+    is_revoked: impl Fn(&Request) -> bool,
     now: Timestamp,
 ) -> Result<Admitted, Box<Settlement>> {
     let request = decoded.map_err(|error| Box::new(refuse_malformed(error, now)))?;
     let Some(task) = registry.get(&request.task).cloned() else {
         return Err(Box::new(refuse_unregistered(&request, now)));
     };
-    if request.is_expired(now) {
-        return Err(Box::new(drop_expired(&request, &task, now)));
-    }
-    Ok(Admitted { request, task })
+    let admitted = Admitted { request: Arc::new(request), task };
+    readmit(&admitted, is_revoked, now)?;
+    Ok(admitted)
 }
 
-/// What becomes of a message whose task has ended at `now`, after `runtime` seconds.
-pub(crate) fn settle(
+/// Decides whether a call that has been waiting can still be run at `now`.
+pub(crate) fn readmit(
     Admitted { request, task }: &Admitted,
-    result: TaskResult,
-    runtime: f64,
+    is_revoked: impl Fn(&Request) -> bool,
     now: Timestamp,
-) -> Settlement {
-    match result {
-        Ok(value) => succeed(request, task, value, runtime, now),
-        Err(error) => fail(request, task, &error, now),
+) -> Result<(), Box<Settlement>> {
+    if request.is_expired(now) {
+        Err(Box::new(revoke(request, task, Revocation::Expired, now)))
+    } else if is_revoked(request) {
+        Err(Box::new(revoke(request, task, Revocation::Revoked, now)))
+    } else {
+        Ok(())
+    }
+}
+
+/// What becomes of a message whose task has ended at `now`.
+pub(crate) fn settle(Admitted { request, task }: &Admitted, ended: Ended, now: Timestamp) -> Settlement {
+    match ended {
+        Ended::Finished(Outcome { result: Ok(value), runtime }) => {
+            succeed(request, task, value, runtime, now)
+        }
+        Ended::Finished(Outcome { result: Err(error), .. }) => fail(request, task, &error, now),
+        Ended::TimedOut { limit, .. } => {
+            let exception = Exception::time_limit_exceeded(limit.as_secs_f64());
+            fail(request, task, &TaskError::from_exception(exception), now)
+        }
+        Ended::Terminated { signum, .. } => revoke(request, task, Revocation::Terminated { signum }, now),
     }
 }
 
@@ -107,7 +126,13 @@ pub(crate) fn received(request: &Request) -> EventKind {
     })
 }
 
-fn succeed(request: &Request, task: &Task, value: Box<RawValue>, runtime: f64, now: Timestamp) -> Settlement {
+fn succeed(
+    request: &Request,
+    task: &Task,
+    value: Box<RawValue>,
+    runtime: Duration,
+    now: Timestamp,
+) -> Settlement {
     let result = serde_json::from_str(value.get())
         .map_or_else(|_| value.get().to_owned(), |value| repr::value(&value));
     Settlement {
@@ -115,7 +140,11 @@ fn succeed(request: &Request, task: &Task, value: Box<RawValue>, runtime: f64, n
         task: request.task.clone(),
         store: is_stored(request, task).then(|| of(request, TaskMeta::success(&request.id, value, now))),
         disposition: Disposition::Ack,
-        event: Some(EventKind::TaskSucceeded { uuid: request.id.clone(), result: result.clone(), runtime }),
+        event: Some(EventKind::TaskSucceeded {
+            uuid: request.id.clone(),
+            result: result.clone(),
+            runtime: runtime.as_secs_f64(),
+        }),
         counted: Counted::Succeeded,
         report: Report::Succeeded { result },
     }
@@ -139,20 +168,33 @@ fn fail(request: &Request, task: &Task, error: &TaskError, now: Timestamp) -> Se
     }
 }
 
-fn drop_expired(request: &Request, task: &Task, now: Timestamp) -> Settlement {
+/// Why a call isn't run, or not to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Revocation {
+    Expired,
+    Revoked,
+    Terminated { signum: i32 },
+}
+
+fn revoke(request: &Request, task: &Task, revocation: Revocation, now: Timestamp) -> Settlement {
+    let (reason, signum) = match revocation {
+        Revocation::Expired => ("expired", None),
+        Revocation::Revoked => ("revoked", None),
+        Revocation::Terminated { signum } => ("terminated", Some(signum)),
+    };
     Settlement {
         id: Some(request.id.clone()),
         task: request.task.clone(),
-        store: is_stored(request, task).then(|| of(request, TaskMeta::revoked(&request.id, "expired", now))),
+        store: is_stored(request, task).then(|| of(request, TaskMeta::revoked(&request.id, reason, now))),
         disposition: Disposition::Ack,
         event: Some(EventKind::TaskRevoked {
             uuid: request.id.clone(),
-            terminated: false,
-            signum: None,
-            expired: true,
+            terminated: signum.is_some(),
+            signum,
+            expired: revocation == Revocation::Expired,
         }),
         counted: Counted::Revoked,
-        report: Report::Expired,
+        report: Report::Revoked { reason },
     }
 }
 
@@ -219,11 +261,11 @@ mod tests {
     }
 
     fn admitted(request: Request) -> Admitted {
-        admit(Ok(request), &registry(), NOW).unwrap()
+        admit(Ok(request), &registry(), |_| false, NOW).unwrap()
     }
 
     fn refused(request: Request) -> Settlement {
-        *admit(Ok(request), &registry(), NOW).unwrap_err()
+        *admit(Ok(request), &registry(), |_| false, NOW).unwrap_err()
     }
 
     fn decode(content_type: &str, body: &str) -> Settlement {
@@ -235,11 +277,15 @@ mod tests {
             body.as_bytes(),
             &Limits::default(),
         );
-        *admit(decoded, &registry(), NOW).unwrap_err()
+        *admit(decoded, &registry(), |_| false, NOW).unwrap_err()
     }
 
     fn stored(settlement: &Settlement) -> Value {
         serde_json::from_slice(&settlement.store.as_ref().unwrap().encode()).unwrap()
+    }
+
+    fn finished(result: crate::TaskResult) -> Ended {
+        Ended::Finished(Outcome { result, runtime: Duration::from_millis(500) })
     }
 
     fn raw(value: Value) -> Box<RawValue> {
@@ -251,7 +297,7 @@ mod tests {
         let mut request = request("t.add");
         request.group = Some("g".into());
         request.parent_id = Some("p".into());
-        let settlement = settle(&admitted(request), Ok(raw(json!([1, "two"]))), 0.5, NOW);
+        let settlement = settle(&admitted(request), finished(Ok(raw(json!([1, "two"])))), NOW);
         assert_eq!(settlement.disposition, Disposition::Ack);
         assert_eq!(settlement.counted, Counted::Succeeded);
         let meta = stored(&settlement);
@@ -267,7 +313,7 @@ mod tests {
     #[test]
     fn an_error_is_stored_as_pythons_exception() {
         let error = TaskError::new("ValueError", "boom").with_traceback("there");
-        let settlement = settle(&admitted(request("t.add")), Err(error), 0.5, NOW);
+        let settlement = settle(&admitted(request("t.add")), finished(Err(error)), NOW);
         assert_eq!(settlement.disposition, Disposition::Ack);
         let meta = stored(&settlement);
         assert_eq!(meta["status"], "FAILURE");
@@ -292,8 +338,8 @@ mod tests {
             ("t.quiet", Some(false), false),
         ] {
             let request = Request { ignore_result: header, ..request(task) };
-            let success = settle(&admitted(request.clone()), Ok(raw(json!(1))), 0.5, NOW);
-            let failure = settle(&admitted(request), Err(TaskError::new("ValueError", "x")), 0.5, NOW);
+            let success = settle(&admitted(request.clone()), finished(Ok(raw(json!(1)))), NOW);
+            let failure = settle(&admitted(request), finished(Err(TaskError::new("ValueError", "x"))), NOW);
             assert_eq!(success.store.is_some(), is_stored, "{task} {header:?}");
             assert_eq!(failure.store.is_some(), is_stored, "{task} {header:?}");
         }
@@ -310,6 +356,39 @@ mod tests {
             settlement.event,
             Some(EventKind::TaskRevoked { expired: true, terminated: false, .. })
         ));
+    }
+
+    #[test]
+    fn a_revoked_call_is_acked_without_being_run() {
+        let settlement = *admit(Ok(request("t.add")), &registry(), |_| true, NOW).unwrap_err();
+        assert_eq!(settlement.disposition, Disposition::Ack);
+        assert_eq!(stored(&settlement)["result"]["exc_message"], json!(["revoked"]));
+        assert!(matches!(
+            settlement.event,
+            Some(EventKind::TaskRevoked { expired: false, terminated: false, .. })
+        ));
+    }
+
+    #[test]
+    fn a_terminated_call_is_revoked_with_the_signal() {
+        let ended = Ended::Terminated { signum: 9, is_stuck: false };
+        let settlement = settle(&admitted(request("t.add")), ended, NOW);
+        assert_eq!(stored(&settlement)["result"]["exc_message"], json!(["terminated"]));
+        assert!(matches!(
+            settlement.event,
+            Some(EventKind::TaskRevoked { terminated: true, signum: Some(9), .. })
+        ));
+    }
+
+    #[test]
+    fn a_call_that_took_too_long_fails_as_in_celery() {
+        let ended = Ended::TimedOut { limit: Duration::from_secs(2), is_stuck: true };
+        let settlement = settle(&admitted(request("t.add")), ended, NOW);
+        assert_eq!((settlement.disposition, settlement.counted), (Disposition::Ack, Counted::Failed));
+        let exception = json!({
+            "exc_type": "TimeLimitExceeded", "exc_message": [2], "exc_module": "billiard.exceptions",
+        });
+        assert_eq!(stored(&settlement)["result"], exception);
     }
 
     #[test]
@@ -354,7 +433,7 @@ mod tests {
             b"[[], {}, {}]",
             &Limits::default(),
         );
-        let settlement = *admit(decoded, &registry(), NOW).unwrap_err();
+        let settlement = *admit(decoded, &registry(), |_| false, NOW).unwrap_err();
         assert_eq!(settlement.disposition, Disposition::Reject);
         assert!(settlement.store.is_none() && settlement.event.is_none());
     }

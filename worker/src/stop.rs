@@ -14,6 +14,8 @@ pub(crate) enum Urgency {
     /// Not at all.
     #[default]
     None,
+    /// Take no more messages, finish the present one, and start anew.
+    Restart,
     /// Take no more messages, finish the present task.
     Warm,
     /// Give the present message back, now.
@@ -48,11 +50,18 @@ impl Stop {
         Ok(())
     }
 
+    /// The worker is to finish its present task and leave. Asking again changes nothing.
+    pub(crate) fn warm(&self) {
+        if self.urgency() < Urgency::Warm {
+            self.escalate();
+        }
+    }
+
     /// One more request to stop.
     pub(crate) fn escalate(&self) {
         self.urgency.send_modify(|urgency| {
             *urgency = match *urgency {
-                Urgency::None => {
+                Urgency::None | Urgency::Restart => {
                     warn!(
                         "stopping: taking no more messages, finishing the present task; once more to leave it"
                     );
@@ -66,9 +75,19 @@ impl Stop {
         });
     }
 
+    /// The process is to be replaced by a fresh one.
+    pub(crate) fn restart(&self) {
+        self.urgency.send_modify(|urgency| *urgency = (*urgency).max(Urgency::Restart));
+    }
+
+    /// How urgently the worker is to stop.
+    pub(crate) fn urgency(&self) -> Urgency {
+        *self.urgency.borrow()
+    }
+
     /// Waits until the worker is to stop, whatever the urgency.
     pub(crate) async fn requested(&self) {
-        self.wait_for(Urgency::Warm).await;
+        self.wait_for(Urgency::Restart).await;
     }
 
     /// Waits until the worker is to stop at least this urgently.
@@ -79,7 +98,7 @@ impl Stop {
 
     /// Whether the worker is to stop.
     pub(crate) fn is_requested(&self) -> bool {
-        *self.urgency.borrow() >= Urgency::Warm
+        self.urgency() > Urgency::None
     }
 }
 
@@ -88,6 +107,16 @@ mod tests {
     use futures_util::FutureExt;
 
     use super::*;
+
+    #[test]
+    fn a_restart_gives_way_to_a_stop() {
+        let stop = Stop::new();
+        stop.restart();
+        assert!(stop.is_requested());
+        stop.escalate();
+        stop.restart();
+        assert_eq!(stop.urgency(), Urgency::Warm);
+    }
 
     #[test]
     fn the_first_request_is_warm_and_the_second_cold() {

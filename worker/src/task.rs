@@ -1,6 +1,7 @@
 //! Tasks: the functions a worker runs, and how a call's arguments reach them.
 
 mod args;
+mod cancel;
 mod context;
 mod error;
 mod function;
@@ -8,35 +9,23 @@ mod registry;
 
 use std::{borrow::Cow, fmt, future::Future, pin::Pin, sync::Arc};
 
-use celery_protocol::Arguments;
 use serde_json::value::RawValue;
 
 pub use self::{
     args::{Args, Binder, Parameter},
+    cancel::Cancellation,
     context::{Context, DeliveryInfo},
     error::TaskError,
     function::{IntoTaskFunction, Output},
 };
-pub(crate) use self::{
-    context::{CancelHandle, Facts as ContextFacts},
-    error::PanicReport,
-    registry::Registry,
-};
+pub(crate) use self::{cancel::CancelHandle, context::Facts, error::PanicReport, registry::Registry};
 
 /// What running a task gives: its result as JSON text, or the error its callers will see.
 pub type TaskResult = Result<Box<RawValue>, TaskError>;
 
-/// The arguments of one call and the context it runs in.
-#[derive(Debug)]
-pub struct Call {
-    /// What the caller passed.
-    pub arguments: Arguments,
-    /// Who is calling what, and how often it was tried.
-    pub context: Context,
-}
-
-type BlockingFunction = dyn Fn(&Call, &Task) -> TaskResult + Send + Sync;
-type AsyncFunction = dyn Fn(&Call, &Task) -> Pin<Box<dyn Future<Output = TaskResult> + Send>> + Send + Sync;
+type BlockingFunction = dyn Fn(&Context, &Task) -> TaskResult + Send + Sync;
+type AsyncFunction =
+    dyn Fn(&Context, &Task) -> Pin<Box<dyn Future<Output = TaskResult> + Send>> + Send + Sync;
 
 /// A task's code, on the kind of thread it needs.
 #[derive(Clone)]

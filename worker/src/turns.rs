@@ -38,9 +38,20 @@ pub(crate) struct Turns {
 }
 
 impl Turns {
-    /// All `queues` are consumed from.
-    pub(crate) fn new(queues: &[String]) -> Self {
-        Self { active: queues.to_vec(), paused: VecDeque::new(), resume_at: None }
+    /// All of these queues are consumed from.
+    pub(crate) fn new(queues: impl IntoIterator<Item = String>) -> Self {
+        Self { active: queues.into_iter().collect(), paused: VecDeque::new(), resume_at: None }
+    }
+
+    /// One more queue is consumed from.
+    pub(crate) fn add(&mut self, queue: &str) {
+        self.active.push(queue.to_owned());
+    }
+
+    /// A queue is not to be consumed from any more.
+    pub(crate) fn remove(&mut self, queue: &str) {
+        self.active.retain(|known| known != queue);
+        self.paused.retain(|known| known != queue);
     }
 
     /// What is to be done next and when, with a task in hand since `busy_since` or none.
@@ -80,7 +91,7 @@ mod tests {
     use super::*;
 
     fn turns(queues: &[&str]) -> Turns {
-        Turns::new(&queues.iter().map(|queue| (*queue).to_owned()).collect::<Vec<_>>())
+        Turns::new(queues.iter().map(|queue| (*queue).to_owned()))
     }
 
     #[test]

@@ -1,16 +1,16 @@
 //! One message, from its delivery to its acknowledgement.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use celery_client::{amqp, results::ReplyAddress};
-use celery_protocol::event::EventKind;
+use celery_protocol::{Request, event::EventKind};
 use jiff::Timestamp;
 use lapin::{
     Acker,
     message::Delivery,
     options::{BasicAckOptions, BasicNackOptions, BasicRejectOptions},
 };
-use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
 use tracing::{debug, error, info, info_span, warn};
 
 use crate::{
@@ -18,34 +18,42 @@ use crate::{
     events::{Activity, Events},
     executor::{Executor, Job},
     health::Health,
+    limits::Limits,
     metrics::{Counted, Metrics},
     results::Results,
-    settle::{Admitted, Disposition, Report, Settlement, admit, received, settle},
+    revoked::Revoked,
+    settle::{Admitted, Disposition, Report, Settlement, admit, readmit, received, settle},
     stop::Stop,
-    task::{Call, Context, ContextFacts, DeliveryInfo, Registry},
+    supervise::{Ended, TimeLimits, supervise},
+    task::{CancelHandle, Context, DeliveryInfo, Facts, Registry},
+    tracker::{Tracker, Tracking},
 };
 
 /// Everything that working on a message needs.
 #[derive(Debug)]
 pub(crate) struct Work {
     pub(crate) node: Arc<str>,
-    pub(crate) registry: Registry,
+    pub(crate) registry: Arc<Registry>,
     pub(crate) executor: Executor,
+    pub(crate) tracker: Arc<Tracker>,
+    pub(crate) revoked: Arc<Revoked>,
+    pub(crate) limits: Arc<Limits>,
     pub(crate) results: Arc<Results>,
     pub(crate) events: Events,
     pub(crate) activity: Arc<Activity>,
     pub(crate) health: Arc<Health>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) stop: Stop,
 }
 
 impl Work {
-    /// Works on one message: read, admit, run, settle, store, acknowledge.
+    /// Works on one message: read, admit, wait if it is early, run, settle, store, acknowledge.
     ///
     /// # Cancel safety
     /// Dropping the future leaves the message unacknowledged; a task that was begun runs on, its result is discarded.
-    pub(crate) async fn process(&self, delivery: &Delivery, cancelled: watch::Receiver<bool>, stop: &Stop) {
-        let now = Timestamp::now();
-        let admitted = match admit(decode(delivery), &self.registry, now) {
+    pub(crate) async fn process(&self, delivery: &Delivery, cancel: &CancelHandle) {
+        let is_revoked = |request: &Request| self.revoked.contains(request);
+        let admitted = match admit(decode(delivery), &self.registry, is_revoked, Timestamp::now()) {
             Ok(admitted) => admitted,
             Err(settlement) => {
                 self.metrics.count(Counted::Received, &settlement.task);
@@ -54,58 +62,88 @@ impl Work {
         };
         let request = &admitted.request;
         self.metrics.count(Counted::Received, &request.task);
-        self.events.emit(received(request));
+        self.events.task(received(request));
         let (retries, redelivered) = (request.retries, delivery.redelivered);
         info!(id = request.id, task = request.task, retries, redelivered, "task received");
-        if let Some(delay) = request.delay(now) {
-            debug!(id = request.id, task = request.task, ?delay, "waiting until the task may run");
-            tokio::select! {
-                () = tokio::time::sleep(delay) => {}
-                // Whoever gets it next can wait as well as we could.
-                () = stop.requested() => return give_back(&delivery.acker).await,
-            }
+        let tracking = self.tracker.track(Arc::clone(request), delivery_info(delivery, request));
+        match self.wait(&admitted, &tracking).await {
+            Waited::Due => self.run(delivery, &admitted, &tracking, cancel).await,
+            Waited::Refused(settlement) => self.conclude(delivery, *settlement, None).await,
+            Waited::Stopping => give_back(&delivery.acker).await,
         }
-        self.run(delivery, admitted, cancelled).await;
     }
 
-    async fn run(&self, delivery: &Delivery, admitted: Admitted, cancelled: watch::Receiver<bool>) {
+    /// Waits until the call may be run.
+    async fn wait(&self, admitted: &Admitted, tracking: &Tracking) -> Waited {
         let request = &admitted.request;
+        loop {
+            let now = Timestamp::now();
+            if let Err(settlement) = readmit(admitted, |request| self.revoked.contains(request), now) {
+                return Waited::Refused(settlement);
+            }
+            let until_eta = request.delay(now);
+            let Some(delay) = until_eta.or_else(|| self.limits.delay(&request.task, Instant::now())) else {
+                return Waited::Due;
+            };
+            tracking.wait(until_eta.is_some());
+            debug!(id = request.id, task = request.task, ?delay, "waiting until the task may run");
+            tokio::select! {
+                () = sleep(delay) => {}
+                () = self.revoked.changed() => {}
+                // Whoever gets it next can wait as well as we could.
+                () = self.stop.requested() => return Waited::Stopping,
+            }
+        }
+    }
+
+    async fn run(
+        &self,
+        delivery: &Delivery,
+        admitted: &Admitted,
+        tracking: &Tracking,
+        cancel: &CancelHandle,
+    ) {
+        let request = &admitted.request;
+        tracking.begin(Timestamp::now());
+        self.limits.begin(&request.task, Instant::now());
         self.activity.begin();
         self.metrics.busy.set(1);
         self.metrics.count(Counted::Started, &request.task);
-        self.events.emit(EventKind::TaskStarted { uuid: request.id.clone() });
-        let span = info_span!("task", id = request.id, name = request.task);
-        let context = Context::new(ContextFacts {
-            id: request.id.clone(),
-            task: request.task.clone(),
-            retries: request.retries,
-            root_id: request.root().to_owned(),
-            parent_id: request.parent_id.clone(),
-            group: request.group.clone(),
-            headers: request.headers.clone(),
+        self.events.task(EventKind::TaskStarted { uuid: request.id.clone() });
+        let context = Context::new(Facts {
+            request: Arc::clone(request),
             hostname: Arc::clone(&self.node),
-            delivery_info: DeliveryInfo {
-                exchange: delivery.exchange.to_string(),
-                routing_key: delivery.routing_key.to_string(),
-                priority: request.priority,
-                redelivered: delivery.redelivered,
-            },
-            span: span.clone(),
-            cancelled,
+            delivery_info: delivery_info(delivery, request),
+            span: info_span!("task", id = request.id, name = request.task),
+            cancelled: cancel.subscribe(),
         });
-        let call = Call { arguments: request.arguments.clone(), context };
-        let job = Job { task: Arc::clone(&admitted.task), call, span };
-        let outcome = self.executor.execute(job).await;
-        self.metrics.observe_runtime(&request.task, outcome.runtime);
-        let runtime = outcome.runtime.as_secs_f64();
-        let settlement = settle(&admitted, outcome.result, runtime, Timestamp::now());
+        let begun = Instant::now();
+        let running = self.executor.execute(Job { task: Arc::clone(&admitted.task), context });
+        let of_message = TimeLimits { soft: request.time_limit.soft(), hard: request.time_limit.hard() };
+        let limits = of_message.or(self.limits.times(&request.task));
+        let ended = supervise(running, limits, tracking.terminate(), cancel).await;
+        let is_stuck = ended.is_stuck();
+        let runtime = match &ended {
+            Ended::Finished(outcome) => outcome.runtime,
+            _ => begun.elapsed(),
+        };
+        self.metrics.observe_runtime(&request.task, runtime);
+        let settlement = settle(admitted, ended, Timestamp::now());
         self.conclude(delivery, settlement, Some(runtime)).await;
         self.metrics.busy.set(0);
         self.activity.end();
+        if is_stuck {
+            warn!(
+                id = request.id,
+                task = request.task,
+                "the task can't be stopped: restarting the worker to be rid of it"
+            );
+            self.stop.restart();
+        }
     }
 
     /// Carries out what was decided: store, then acknowledge, then tell.
-    async fn conclude(&self, delivery: &Delivery, settlement: Settlement, runtime: Option<f64>) {
+    async fn conclude(&self, delivery: &Delivery, settlement: Settlement, runtime: Option<Duration>) {
         if let Some(meta) = &settlement.store {
             let properties = amqp::properties(&delivery.properties);
             let reply = ReplyAddress {
@@ -116,22 +154,39 @@ impl Work {
         }
         acknowledge(delivery, &settlement).await;
         if let Some(event) = settlement.event {
-            self.events.emit(event);
+            self.events.task(event);
         }
         self.metrics.count(settlement.counted, &settlement.task);
         let id = settlement.id.unwrap_or_default();
         let task = settlement.task;
+        let runtime = runtime.map(|runtime| runtime.as_secs_f64());
         match settlement.report {
             Report::Succeeded { result } => info!(id, task, runtime, result, "task succeeded"),
             Report::Failed { exception, traceback } => {
                 error!(id, task, runtime, exception, traceback, "task failed");
             }
-            Report::Expired => info!(id, task, "task expired before it could be run"),
+            Report::Revoked { reason } => info!(id, task, runtime, reason, "task revoked"),
             Report::Unregistered => error!(id, task, "message rejected: no task of this name is registered"),
             Report::Malformed { category, problem } => {
                 error!(id, task, category, problem, "message rejected: it can't be read");
             }
         }
+    }
+}
+
+/// How waiting for the right moment ended.
+enum Waited {
+    Due,
+    Refused(Box<Settlement>),
+    Stopping,
+}
+
+fn delivery_info(delivery: &Delivery, request: &Request) -> DeliveryInfo {
+    DeliveryInfo {
+        exchange: delivery.exchange.to_string(),
+        routing_key: delivery.routing_key.to_string(),
+        priority: request.priority,
+        redelivered: delivery.redelivered,
     }
 }
 

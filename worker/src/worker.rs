@@ -1,23 +1,27 @@
 //! The worker: what it is told, and how it starts and stops.
 
-use std::{borrow::Cow, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{borrow::Cow, io, net::SocketAddr, os::unix::process::CommandExt, sync::Arc, time::Duration};
 
 use celery_client::{BrokerAddress, ResultStoreAddress};
 use celery_protocol::event;
 use lapin::{Channel, ExchangeKind, options::ExchangeDeclareOptions, types::FieldTable};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
 use crate::{
     broker::{Link, Prepare, SessionOptions, answer},
     consume::{self, Stopped},
+    control::{self, Panel},
     events::{Activity, Clock, Events},
     executor::Executor,
     health::Health,
     http,
+    limits::Limits,
     metrics::Metrics,
+    queues::Queues,
     results::Results,
-    stop::Stop,
+    stop::{Stop, Urgency},
+    supervise::TimeLimits,
     task::{IntoTaskFunction, Registry, Task},
     work::Work,
 };
@@ -39,6 +43,9 @@ pub enum WorkerError {
     /// The operating system gave no thread, timer or signal handler.
     #[error("start the worker's threads")]
     Threads(#[from] io::Error),
+    /// The process could not be replaced by a fresh one, to be rid of a task that can't be stopped.
+    #[error("restart")]
+    Restart(#[source] io::Error),
     /// The metrics contradict each other.
     #[error("set up the metrics")]
     Metrics(#[from] prometheus::Error),
@@ -73,6 +80,7 @@ pub struct WorkerBuilder {
     node: String,
     create_missing_queues: bool,
     http: Option<SocketAddr>,
+    time_limits: TimeLimits,
     registry: Registry,
 }
 
@@ -88,6 +96,7 @@ impl Worker {
             node: format!("celery@{}", host_name()),
             create_missing_queues: true,
             http: None,
+            time_limits: TimeLimits::default(),
             registry: Registry::default(),
         }
     }
@@ -98,13 +107,30 @@ impl Worker {
     /// A message is acknowledged after its result is stored, never before: whatever happens to this process, the task
     /// is run at least once.
     ///
+    /// A plain function that outlives its time limit, or its revocation, can't be stopped from outside. When that happens
+    /// its end is stored and acknowledged, and the process replaces itself (`exec`) with a fresh start of the same program
+    /// and arguments.
+    ///
     /// # Errors
     /// When it can't start. A broker or result store that is away is no such reason: the worker waits for it.
     pub fn run(self) -> Result<Stopped, WorkerError> {
         // A program may have installed one already, for its own use.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(self.0.run())
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let stopped = runtime.block_on(self.0.run())?;
+        drop(runtime);
+        match stopped {
+            Some(stopped) => Ok(stopped),
+            None => Err(WorkerError::Restart(start_anew())),
+        }
     }
+}
+
+/// Replaces the process by a fresh one; returns only if that fails.
+fn start_anew() -> io::Error {
+    let mut args = std::env::args_os();
+    let name = args.next().unwrap_or_default();
+    std::process::Command::new("/proc/self/exe").arg0(name).args(args).exec()
 }
 
 impl WorkerBuilder {
@@ -150,6 +176,14 @@ impl WorkerBuilder {
         self
     }
 
+    /// How long tasks may take that have no limits of their own: after `soft` a task is asked to stop, after `hard` it is
+    /// ended.
+    #[must_use]
+    pub fn time_limits(mut self, soft: Option<Duration>, hard: Option<Duration>) -> Self {
+        self.time_limits = TimeLimits { soft, hard };
+        self
+    }
+
     /// Registers `function` as the task called `name`: a plain `fn`, run on a thread where it may block, or an `async
     /// fn`. See [`Task`] for naming its parameters.
     #[must_use]
@@ -169,7 +203,8 @@ impl WorkerBuilder {
         Worker(self)
     }
 
-    async fn run(self) -> Result<Stopped, WorkerError> {
+    /// Runs until told to stop; `None` if the process is to start anew.
+    async fn run(self) -> Result<Option<Stopped>, WorkerError> {
         self.log_banner();
         let stop = Stop::new();
         stop.on_signals()?;
@@ -183,6 +218,7 @@ impl WorkerBuilder {
             info!(address = %bound, "serving probes and metrics");
         }
         let node: Arc<str> = self.node.as_str().into();
+        let results_shown = self.show_results();
         let prepare: Arc<Prepare> = Arc::new(|channel| Box::pin(declare_events(channel)));
         let link = Link::keep(self.broker.clone(), format!("{node} (publishing)"), prepare);
         let results = Arc::new(match self.results {
@@ -193,29 +229,70 @@ impl WorkerBuilder {
         tokio::spawn(Arc::clone(&results).prepare(Arc::clone(&health)));
         let activity = Arc::new(Activity::new());
         let clock = Arc::new(Clock::default());
-        let (events, publisher) = Events::new(Arc::clone(&node), clock, Arc::clone(&metrics), link);
+        let (events, publisher) =
+            Events::new(Arc::clone(&node), Arc::clone(&clock), Arc::clone(&metrics), link.clone());
         let publishing = tokio::spawn(publisher.run());
         let beating = tokio::spawn(events.clone().keep_alive(Arc::clone(&activity)));
         let executor = Executor::start(self.registry.has_async_task())?;
-        let registry = self.registry;
-        let work = Work { node, registry, executor, results, events, activity, health, metrics };
-        let work = Arc::new(work);
+        let work = Work {
+            node,
+            registry: Arc::new(self.registry),
+            executor,
+            tracker: Arc::default(),
+            revoked: Arc::default(),
+            limits: Arc::new(Limits::new(self.time_limits)),
+            results,
+            events,
+            activity,
+            health,
+            metrics,
+            stop,
+        };
+        let queues = Arc::new(Queues::new(self.queues));
+        let panel = Panel {
+            node: Arc::clone(&work.node),
+            app: self.app,
+            broker: self.broker.clone(),
+            results: results_shown,
+            create_missing_queues: self.create_missing_queues,
+            started: Instant::now(),
+            clock,
+            registry: Arc::clone(&work.registry),
+            tracker: Arc::clone(&work.tracker),
+            revoked: Arc::clone(&work.revoked),
+            limits: Arc::clone(&work.limits),
+            queues: Arc::clone(&queues),
+            events: work.events.clone(),
+            activity: Arc::clone(&work.activity),
+            stop: work.stop.clone(),
+        };
+        let controlling = tokio::spawn(control::serve(Arc::new(panel), link));
         let options = SessionOptions {
             address: self.broker,
             name: self.node,
             create_missing_queues: self.create_missing_queues,
         };
-        let stopped = consume::run(Arc::clone(&work), options, self.queues, stop).await;
+        let stopped = consume::run(&work, &options, &queues).await;
+        let is_restarting = work.stop.urgency() == Urgency::Restart;
         beating.abort();
+        controlling.abort();
         work.events.offline(&work.activity);
         drop(work);
-        // All senders of events are gone once the heartbeat is, so the publisher ends after the last of them.
-        let _ = beating.await;
+        // All senders of events are gone once these are, so the publisher ends after the last of them.
+        let _ = tokio::join!(beating, controlling);
         if timeout(FAREWELL, publishing).await.is_err() {
             warn!("the last events could not be sent");
         }
+        if is_restarting {
+            info!("starting anew");
+            return Ok(None);
+        }
         info!(?stopped, "stopped");
-        Ok(stopped)
+        Ok(Some(stopped))
+    }
+
+    fn show_results(&self) -> String {
+        self.results.as_ref().map_or_else(|| "disabled".to_owned(), ToString::to_string)
     }
 
     fn log_banner(&self) {
@@ -224,7 +301,7 @@ impl WorkerBuilder {
             app = self.app,
             node = self.node,
             broker = %self.broker,
-            results = self.results.as_ref().map_or_else(|| "disabled".to_owned(), ToString::to_string),
+            results = self.show_results(),
             pool = "solo",
             concurrency = 1,
             queues = self.queues.join(","),

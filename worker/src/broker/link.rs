@@ -7,7 +7,7 @@ use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use celery_client::{BrokerAddress, connect};
 use futures_util::StreamExt;
-use lapin::{Channel, Event};
+use lapin::{Channel, Connection, Event};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
@@ -18,16 +18,23 @@ use crate::backoff::{self, Backoff};
 pub(crate) type Prepare =
     dyn Fn(Channel) -> Pin<Box<dyn Future<Output = Result<(), BrokerError>> + Send>> + Send + Sync;
 
-/// A channel that is there most of the time.
+/// A connection that is there most of the time.
 #[derive(Clone, Debug)]
 pub(crate) struct Link {
-    channel: watch::Receiver<Option<Channel>>,
+    linked: watch::Receiver<Option<Linked>>,
+}
+
+/// A connection, and a channel on it to publish on.
+#[derive(Clone, Debug)]
+pub(crate) struct Linked {
+    pub(crate) connection: Arc<Connection>,
+    pub(crate) channel: Channel,
 }
 
 impl Link {
     /// Connects, and reconnects as often as needed, for as long as the link is held by anyone.
     pub(crate) fn keep(address: BrokerAddress, name: String, prepare: Arc<Prepare>) -> Self {
-        let (sender, channel) = watch::channel(None);
+        let (sender, linked) = watch::channel(None);
         tokio::spawn(async move {
             let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(15));
             while !sender.is_closed() {
@@ -42,16 +49,22 @@ impl Link {
                 }
             }
         });
-        Self { channel }
+        Self { linked }
     }
 
-    /// Waits for the channel, for as long as it takes.
-    pub(crate) async fn ready(&self) -> Channel {
-        let mut channel = self.channel.clone();
-        let is_up =
-            |channel: &Option<Channel>| channel.as_ref().is_some_and(|channel| channel.status().connected());
-        match channel.wait_for(is_up).await.ok().and_then(|channel| channel.clone()) {
-            Some(channel) => channel,
+    /// A link that is never up.
+    #[cfg(test)]
+    pub(crate) fn never() -> Self {
+        Self { linked: watch::channel(None).1 }
+    }
+
+    /// Waits for the connection, for as long as it takes.
+    pub(crate) async fn ready(&self) -> Linked {
+        let is_up = |linked: &Option<Linked>| {
+            linked.as_ref().is_some_and(|linked| linked.channel.status().connected())
+        };
+        match self.linked.clone().wait_for(is_up).await.ok().and_then(|linked| linked.clone()) {
+            Some(linked) => linked,
             // The task that connects lives as long as the runtime: only shutting down ends it.
             None => std::future::pending().await,
         }
@@ -59,7 +72,8 @@ impl Link {
 
     /// The channel, if there is one right now.
     pub(crate) fn channel(&self) -> Option<Channel> {
-        self.channel.borrow().clone().filter(|channel| channel.status().connected())
+        let channel = self.linked.borrow().as_ref().map(|linked| linked.channel.clone());
+        channel.filter(|channel| channel.status().connected())
     }
 }
 
@@ -68,14 +82,14 @@ async fn hold(
     address: &BrokerAddress,
     name: &str,
     prepare: &Arc<Prepare>,
-    sender: &watch::Sender<Option<Channel>>,
+    sender: &watch::Sender<Option<Linked>>,
     backoff: &mut Backoff,
 ) -> Result<(), BrokerError> {
-    let connection = connect(address, name).await?;
+    let connection = Arc::new(connect(address, name).await?);
     let mut events = connection.events_listener();
     let channel = answer("open a channel", connection.create_channel()).await?;
     prepare(channel.clone()).await?;
-    sender.send_replace(Some(channel.clone()));
+    sender.send_replace(Some(Linked { connection: Arc::clone(&connection), channel: channel.clone() }));
     backoff.reset();
     info!(connection = name, "publishing");
     loop {

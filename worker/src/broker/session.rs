@@ -5,9 +5,11 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use celery_client::{BrokerAddress, amqp::short, connect, queue};
 use futures_util::{StreamExt, future::join_all};
 use lapin::{
-    Channel, Connection, Consumer,
+    Channel, Connection, Consumer, ExchangeKind,
     message::Delivery,
-    options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions},
+    options::{
+        BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, ExchangeDeclareOptions, QueueBindOptions,
+    },
     types::FieldTable,
 };
 use tokio::{
@@ -21,6 +23,7 @@ use super::{ANSWER_TIMEOUT, BrokerError, answer, bounded};
 use crate::{
     backoff::{self, Backoff},
     health::Health,
+    queues::{Binding, Queue},
 };
 
 /// Messages that a consumer may have unacknowledged: the one that is being worked on.
@@ -65,6 +68,16 @@ struct FeedHandle {
     feed: JoinHandle<()>,
 }
 
+impl FeedHandle {
+    async fn end(self) {
+        // A feed that has ended by itself needs no telling.
+        let _ = self.stop.send(());
+        if timeout(2 * ANSWER_TIMEOUT, self.feed).await.is_err() {
+            warn!("a consumer did not end in time");
+        }
+    }
+}
+
 impl Session {
     /// Connects. Nothing is consumed yet.
     pub(crate) async fn open(options: SessionOptions, health: Arc<Health>) -> Result<Self, BrokerError> {
@@ -78,13 +91,13 @@ impl Session {
     }
 
     /// Consumes from `queue`, from now on or as soon as it exists.
-    pub(crate) fn consume(&mut self, queue: &str) {
-        if self.feeds.contains_key(queue) {
+    pub(crate) fn consume(&mut self, queue: &Queue) {
+        if self.feeds.contains_key(&queue.name) {
             return;
         }
         let (stop, stopped) = oneshot::channel();
         let feed = Feed {
-            queue: queue.to_owned(),
+            queue: queue.clone(),
             tag: format!("soloist-{}", uuid::Uuid::new_v4().simple()),
             connection: Arc::clone(&self.connection),
             channel: self.channel.clone(),
@@ -93,20 +106,20 @@ impl Session {
             sender: self.sender.clone(),
         };
         let feed = tokio::spawn(feed.run(stopped));
-        self.feeds.insert(queue.to_owned(), FeedHandle { stop, feed });
+        self.feeds.insert(queue.name.clone(), FeedHandle { stop, feed });
     }
 
-    /// Stops consuming from every queue. What the broker had sent already comes out of [`Session::next`] afterwards.
+    /// Stops consuming from a queue. What the broker had sent already comes out of [`Session::next`] afterwards.
+    pub(crate) async fn cancel(&mut self, queue: &str) {
+        if let Some(feed) = self.feeds.remove(queue) {
+            feed.end().await;
+        }
+    }
+
+    /// Stops consuming from every queue, as [`Session::cancel`] does.
     pub(crate) async fn cancel_all(&mut self) {
         let feeds = std::mem::take(&mut self.feeds);
-        join_all(feeds.into_values().map(|FeedHandle { stop, feed }| async move {
-            // A feed that has ended by itself needs no telling.
-            let _ = stop.send(());
-            if timeout(2 * ANSWER_TIMEOUT, feed).await.is_err() {
-                warn!("a consumer did not end in time");
-            }
-        }))
-        .await;
+        join_all(feeds.into_values().map(FeedHandle::end)).await;
     }
 
     /// The next thing to come in.
@@ -144,7 +157,7 @@ impl Drop for Session {
 
 /// Brings one queue's messages into the session.
 struct Feed {
-    queue: String,
+    queue: Queue,
     tag: String,
     connection: Arc<Connection>,
     channel: Channel,
@@ -164,28 +177,28 @@ impl Feed {
             };
             let problem = match consumer {
                 Ok(consumer) => {
-                    debug!(queue = self.queue, "consuming");
-                    self.health.queue(&self.queue, None);
+                    debug!(queue = self.queue.name, "consuming");
+                    self.health.queue(&self.queue.name, None);
                     let _ = self.sender.send(Incoming::Consuming);
                     backoff.reset();
                     match self.forward(consumer, &mut stopped).await {
                         Ended::Stopped => return,
                         Ended::Failed(error) => error.describe(),
                         Ended::Cancelled => {
-                            format!("the broker stopped the consumer of queue `{}`", self.queue)
+                            format!("the broker stopped the consumer of queue `{}`", self.queue.name)
                         }
                     }
                 }
                 Err(error) => error.describe(),
             };
-            self.health.queue(&self.queue, Some(problem.clone()));
+            self.health.queue(&self.queue.name, Some(problem.clone()));
             if !self.channel.status().connected() {
                 // Nobody is there to hear it if the session is gone.
                 let _ = self.sender.send(Incoming::Lost(problem));
                 return;
             }
             let wait = backoff.next(backoff::random());
-            warn!(queue = self.queue, problem, retry_in = ?wait, "not consuming");
+            warn!(queue = self.queue.name, problem, retry_in = ?wait, "not consuming");
             tokio::select! {
                 _ = &mut stopped => return,
                 () = sleep(wait) => {}
@@ -196,13 +209,40 @@ impl Feed {
     /// Makes sure that the queue is there and consumes from it.
     async fn start(&self) -> Result<Consumer, BrokerError> {
         if self.create_missing {
-            bounded("declare the queue", queue::declare_default(&self.connection, &self.queue)).await?;
+            bounded("declare the queue", queue::declare_default(&self.connection, &self.queue.name)).await?;
         } else {
-            bounded("look for the queue", queue::inspect(&self.connection, &self.queue)).await?;
+            bounded("look for the queue", queue::inspect(&self.connection, &self.queue.name)).await?;
         }
-        let (queue, tag) = (short(&self.queue), short(&self.tag));
+        if let Some(binding) = &self.queue.binding {
+            self.bind(binding).await?;
+        }
+        let (queue, tag) = (short(&self.queue.name), short(&self.tag));
         let options = BasicConsumeOptions::default();
         answer("consume", self.channel.basic_consume(queue, tag, options, FieldTable::default())).await
+    }
+
+    async fn bind(&self, binding: &Binding) -> Result<(), BrokerError> {
+        let channel = answer("open a channel", self.connection.create_channel()).await?;
+        let kind = match binding.exchange_type.as_str() {
+            "direct" => ExchangeKind::Direct,
+            "fanout" => ExchangeKind::Fanout,
+            "topic" => ExchangeKind::Topic,
+            "headers" => ExchangeKind::Headers,
+            other => ExchangeKind::Custom(other.to_owned()),
+        };
+        let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
+        let declare =
+            channel.exchange_declare(short(&binding.exchange), kind, options, FieldTable::default());
+        answer("declare the exchange", declare).await?;
+        let bind = channel.queue_bind(
+            short(&self.queue.name),
+            short(&binding.exchange),
+            short(&binding.routing_key),
+            QueueBindOptions::default(),
+            FieldTable::default(),
+        );
+        answer("bind the queue", bind).await?;
+        answer("close a channel", channel.close(200, short("done"))).await
     }
 
     async fn forward(&self, mut consumer: Consumer, stopped: &mut oneshot::Receiver<()>) -> Ended {
@@ -219,7 +259,7 @@ impl Feed {
         }
         let cancel = self.channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
         if let Err(error) = answer("cancel the consumer", cancel).await {
-            warn!(queue = self.queue, error = %error.describe(), "can't stop consuming in good order");
+            warn!(queue = self.queue.name, error = %error.describe(), "can't stop consuming in good order");
             return Ended::Stopped;
         }
         // The broker may have sent more before it heard of it; the stream ends after that.

@@ -9,7 +9,7 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use super::{Call, Context, Task, TaskError};
+use super::{Context, Task, TaskError};
 
 /// Something a task function may take as a parameter.
 ///
@@ -81,14 +81,14 @@ pub struct Binder<'a> {
 }
 
 impl<'a> Binder<'a> {
-    pub(super) fn new(call: &'a Call, task: &'a Task) -> Result<Self, TaskError> {
-        let positional = call.arguments.positional_items();
-        let keyword = call.arguments.keyword_items().map_err(|source| {
+    pub(super) fn new(context: &'a Context, task: &'a Task) -> Result<Self, TaskError> {
+        let positional = context.request().arguments.positional_items();
+        let keyword = context.request().arguments.keyword_items().map_err(|source| {
             TaskError::new("TypeError", format!("{}() can't take its keyword arguments: {source}", task.name))
         })?;
         Ok(Self {
             task,
-            context: &call.context,
+            context,
             given: positional.len(),
             bound: 0,
             positional: positional.into_iter(),
@@ -311,8 +311,7 @@ mod tests {
 
     fn call(task: &Task, args: Value, kwargs: Value) -> TaskResult {
         let TaskFunction::Blocking(function) = &task.function else { panic!("not a plain function") };
-        let call = Call { arguments: Arguments::new(&args, &kwargs).unwrap(), context: Context::for_tests() };
-        function(&call, task)
+        function(&Context::for_tests(Arguments::new(&args, &kwargs).unwrap()), task)
     }
 
     fn message(task: &Task, args: Value, kwargs: Value) -> String {
@@ -390,7 +389,7 @@ mod tests {
     fn the_context_takes_no_argument() {
         let task =
             Task::new("t.id", |context: Context, n: i64| format!("{}{n}", context.id())).parameters(["n"]);
-        assert_eq!(call(&task, json!([]), json!({"n": 1})).unwrap().get(), "\"id1\"");
+        assert_eq!(call(&task, json!([]), json!({"n": 1})).unwrap().get(), "\"id11\"");
     }
 
     #[derive(Deserialize)]

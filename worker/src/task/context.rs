@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use celery_protocol::Map;
-use tokio::sync::watch;
+use celery_protocol::{Exception, Map, Request};
+
+use super::{Cancellation, TaskError, cancel::Cancelled};
 
 /// How a message reached the worker.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,13 +22,16 @@ pub struct DeliveryInfo {
 /// The call that a task is serving. Take it as a parameter, anywhere among the others:
 ///
 /// ```
-/// use soloist_worker::{Context, Task};
+/// use soloist_worker::{Context, Task, TaskError};
 ///
-/// fn import(context: Context, path: String) -> String {
-///     tracing::info!(path, "importing");
-///     format!("{path}, try {}", context.retries() + 1)
+/// fn import(context: Context, paths: Vec<String>) -> Result<usize, TaskError> {
+///     for path in &paths {
+///         context.check()?;
+///         tracing::info!(path, redelivered = context.delivery_info().redelivered, "importing");
+///     }
+///     Ok(paths.len())
 /// }
-/// let task = Task::new("shop.import", import).parameters(["path"]);
+/// let task = Task::new("shop.import", import).parameters(["paths"]);
 /// ```
 #[derive(Clone, Debug)]
 pub struct Context {
@@ -37,32 +41,11 @@ pub struct Context {
 /// The facts of a [`Context`].
 #[derive(Debug)]
 pub(crate) struct Facts {
-    pub(crate) id: String,
-    pub(crate) task: String,
-    pub(crate) retries: u32,
-    pub(crate) root_id: String,
-    pub(crate) parent_id: Option<String>,
-    pub(crate) group: Option<String>,
-    pub(crate) headers: Map,
+    pub(crate) request: Arc<Request>,
     pub(crate) hostname: Arc<str>,
     pub(crate) delivery_info: DeliveryInfo,
     pub(crate) span: tracing::Span,
-    pub(crate) cancelled: watch::Receiver<bool>,
-}
-
-/// Tells a running task that its result is no longer wanted.
-#[derive(Debug)]
-pub(crate) struct CancelHandle(watch::Sender<bool>);
-
-impl CancelHandle {
-    pub(crate) fn new() -> (Self, watch::Receiver<bool>) {
-        let (sender, receiver) = watch::channel(false);
-        (Self(sender), receiver)
-    }
-
-    pub(crate) fn cancel(&self) {
-        self.0.send_replace(true);
-    }
+    pub(crate) cancelled: Cancelled,
 }
 
 impl Context {
@@ -70,57 +53,51 @@ impl Context {
         Self { facts: Arc::new(facts) }
     }
 
-    /// A call of nothing, with the id `id`.
+    /// A call with the id `id1` and these arguments.
     #[cfg(test)]
-    pub(crate) fn for_tests() -> Self {
+    pub(crate) fn for_tests(arguments: celery_protocol::Arguments) -> Self {
         Self::new(Facts {
-            id: "id".into(),
-            task: "t.test".into(),
-            retries: 0,
-            root_id: "id".into(),
-            parent_id: None,
-            group: None,
-            headers: Map::new(),
+            request: Arc::new(Request::new("t.test", "id1", arguments)),
             hostname: "celery@test".into(),
             delivery_info: DeliveryInfo::default(),
             span: tracing::Span::none(),
-            cancelled: CancelHandle::new().1,
+            cancelled: super::CancelHandle::new().subscribe(),
         })
+    }
+
+    /// The whole call, as its message says it.
+    pub fn request(&self) -> &Request {
+        &self.facts.request
     }
 
     /// Id of this call. A redelivered or retried call keeps its id.
     pub fn id(&self) -> &str {
-        &self.facts.id
+        &self.request().id
     }
 
     /// Name of the task.
     pub fn task(&self) -> &str {
-        &self.facts.task
+        &self.request().task
     }
 
     /// How often this call was retried before.
     pub fn retries(&self) -> u32 {
-        self.facts.retries
+        self.request().retries
     }
 
     /// Id of the first call of the workflow that this call belongs to; its own id if it stands alone.
     pub fn root_id(&self) -> &str {
-        &self.facts.root_id
+        self.request().root()
     }
 
     /// Id of the call that made this one, if any.
     pub fn parent_id(&self) -> Option<&str> {
-        self.facts.parent_id.as_deref()
-    }
-
-    /// Id of the group that this call belongs to, if any.
-    pub fn group(&self) -> Option<&str> {
-        self.facts.group.as_deref()
+        self.request().parent_id.as_deref()
     }
 
     /// Headers that the caller added to the message.
     pub fn headers(&self) -> &Map {
-        &self.facts.headers
+        &self.request().headers
     }
 
     /// Name of this worker, such as `celery@media-worker-7d4f`.
@@ -133,24 +110,43 @@ impl Context {
         &self.facts.delivery_info
     }
 
-    /// The span that the task's log lines belong to. It is entered already; threads that the task starts may enter it too.
+    /// The span that the task's log lines belong to, with the call's id. It is entered already; threads that the task
+    /// starts may enter it too.
     pub fn span(&self) -> &tracing::Span {
         &self.facts.span
     }
 
-    /// Whether the worker has to stop now, without waiting for this task. The call will be run again by another worker.
-    ///
-    /// Long loops should look at it now and then; whatever they return then is discarded.
-    pub fn is_cancelled(&self) -> bool {
-        *self.facts.cancelled.borrow()
+    /// Why the task is to stop, if it is. Long loops should look now and then: a plain function can't be stopped from
+    /// outside, other than by restarting the whole worker.
+    pub fn cancellation(&self) -> Option<Cancellation> {
+        self.facts.cancelled.reason()
     }
 
-    /// Waits until [`Context::is_cancelled`] is true.
+    /// Whether the task is to stop, see [`Context::cancellation`].
+    pub fn is_cancelled(&self) -> bool {
+        self.cancellation().is_some()
+    }
+
+    /// Waits until the task is to stop.
     pub async fn cancelled(&self) {
-        let mut cancelled = self.facts.cancelled.clone();
-        if cancelled.wait_for(|cancelled| *cancelled).await.is_err() {
-            // The handle is gone: the call is over and nothing can cancel it any more.
-            std::future::pending::<()>().await;
+        self.facts.cancelled.asked().await;
+    }
+
+    /// An error if the task is to stop, to leave it with `?`.
+    ///
+    /// # Errors
+    /// Celery's `SoftTimeLimitExceeded` if that is the reason, `TaskRevokedError` otherwise.
+    pub fn check(&self) -> Result<(), TaskError> {
+        match self.cancellation() {
+            None => Ok(()),
+            Some(Cancellation::SoftTimeLimit) => {
+                Err(TaskError::from_exception(Exception::soft_time_limit_exceeded()))
+            }
+            Some(_) => Err(TaskError::from_exception(Exception::task_revoked("terminated"))),
         }
+    }
+
+    pub(crate) fn cancel_signal(&self) -> &Cancelled {
+        &self.facts.cancelled
     }
 }

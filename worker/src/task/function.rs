@@ -4,7 +4,7 @@ use std::{future::Future, pin::Pin, sync::Arc};
 
 use serde::Serialize;
 
-use super::{Binder, Call, Parameter, Task, TaskError, TaskFunction, TaskResult};
+use super::{Binder, Context, Parameter, Task, TaskError, TaskFunction, TaskResult};
 
 /// What a task function may return: a value that serde can serialize, or a `Result` with such a value.
 #[diagnostic::on_unimplemented(
@@ -71,8 +71,8 @@ macro_rules! implement_for_functions_of {
             #[allow(unused_mut, reason = "a function without parameters binds nothing")]
             #[allow(non_snake_case, reason = "parameters are called like their types")]
             fn into_task_function(self) -> TaskFunction {
-                TaskFunction::Blocking(Arc::new(move |call: &Call, task: &Task| {
-                    let mut binder = Binder::new(call, task)?;
+                TaskFunction::Blocking(Arc::new(move |context: &Context, task: &Task| {
+                    let mut binder = Binder::new(context, task)?;
                     let ($($parameter,)*) = ($($parameter::bind(&mut binder)?,)*);
                     binder.finish()?;
                     self($($parameter),*).into_task_result()
@@ -90,14 +90,14 @@ macro_rules! implement_for_functions_of {
             #[allow(unused_mut, reason = "a function without parameters binds nothing")]
             #[allow(non_snake_case, reason = "parameters are called like their types")]
             fn into_task_function(self) -> TaskFunction {
-                let start = move |call: &Call, task: &Task| -> Result<Fut, TaskError> {
-                    let mut binder = Binder::new(call, task)?;
+                let start = move |context: &Context, task: &Task| -> Result<Fut, TaskError> {
+                    let mut binder = Binder::new(context, task)?;
                     let ($($parameter,)*) = ($($parameter::bind(&mut binder)?,)*);
                     binder.finish()?;
                     Ok(self($($parameter),*))
                 };
-                TaskFunction::Async(Arc::new(move |call: &Call, task: &Task| {
-                    let started = start(call, task);
+                TaskFunction::Async(Arc::new(move |context: &Context, task: &Task| {
+                    let started = start(context, task);
                     Box::pin(async move { started?.await.into_task_result() })
                         as Pin<Box<dyn Future<Output = TaskResult> + Send>>
                 }))

@@ -33,7 +33,7 @@ fn recurse(n: u64) -> u64 {
     if n < 2 { n } else { recurse(n - 1) + recurse(n - 2) }
 }
 
-/// Sleeps, until it is over or nobody wants the result any more, and returns the seconds asked for.
+/// Sleeps, unless it is asked to stop before, and returns the seconds asked for.
 fn sleep(context: Context, seconds: f64) -> Result<f64, TaskError> {
     if !(0.0..=SLEEP_MAX_SECONDS).contains(&seconds) {
         return Err(TaskError::new(
@@ -43,7 +43,8 @@ fn sleep(context: Context, seconds: f64) -> Result<f64, TaskError> {
     }
     const STEP: Duration = Duration::from_millis(50);
     let mut left = Duration::from_secs_f64(seconds);
-    while !left.is_zero() && !context.is_cancelled() {
+    while !left.is_zero() {
+        context.check()?;
         let step = left.min(STEP);
         thread::sleep(step);
         left -= step;

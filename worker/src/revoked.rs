@@ -1,0 +1,155 @@
+//! Calls that somebody has revoked before they were run.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use celery_protocol::{Map, Request};
+use serde_json::Value;
+use tokio::{sync::Notify, time::Instant};
+
+/// How many ids are kept, and for how long: as many as Celery keeps.
+const IDS_MAX: usize = 50_000;
+const KEEP: Duration = Duration::from_secs(3 * 3600);
+
+/// How many different stamps are kept.
+const STAMPS_MAX: usize = 1000;
+
+/// Revoked ids and stamps, the oldest forgotten first.
+#[derive(Debug, Default)]
+pub(crate) struct Revocations {
+    ids: HashMap<String, Instant>,
+    order: VecDeque<(Instant, String)>,
+    stamps: VecDeque<(String, Value)>,
+}
+
+impl Revocations {
+    /// Revokes the call of this id.
+    pub(crate) fn add(&mut self, id: &str, now: Instant) {
+        if self.ids.insert(id.to_owned(), now).is_none() {
+            self.order.push_back((now, id.to_owned()));
+        }
+        while let Some((since, _)) = self.order.front()
+            && (self.order.len() > IDS_MAX || now.duration_since(*since) > KEEP)
+            && let Some((_, id)) = self.order.pop_front()
+        {
+            self.ids.remove(&id);
+        }
+    }
+
+    /// Revokes calls that carry one of these stamps: values, or lists of them, by name.
+    pub(crate) fn add_stamps(&mut self, stamps: &Map) {
+        for (name, values) in stamps {
+            for value in as_list(values) {
+                self.stamps.push_back((name.clone(), value.clone()));
+            }
+        }
+        while self.stamps.len() > STAMPS_MAX {
+            self.stamps.pop_front();
+        }
+    }
+
+    /// Whether the call is not to be run.
+    pub(crate) fn contains(&self, request: &Request) -> bool {
+        self.ids.contains_key(&request.id)
+            || self.stamps.iter().any(|(name, value)| carries(request, name, value))
+    }
+}
+
+/// Whether a call has a stamp of this name and value.
+pub(crate) fn carries(request: &Request, name: &str, value: &Value) -> bool {
+    let is_stamp = request.stamped_headers.as_ref().is_some_and(|names| names.iter().any(|own| own == name));
+    is_stamp && request.stamps.get(name).is_some_and(|own| as_list(own).contains(value))
+}
+
+/// A list as it is, anything else as a list of one.
+pub(crate) fn as_list(value: &Value) -> &[Value] {
+    match value {
+        Value::Array(values) => values,
+        single => std::slice::from_ref(single),
+    }
+}
+
+/// [`Revocations`] that can be shared and waited on.
+#[derive(Debug, Default)]
+pub(crate) struct Revoked {
+    revocations: Mutex<Revocations>,
+    changed: Notify,
+}
+
+impl Revoked {
+    /// Changes what is revoked.
+    pub(crate) fn change(&self, change: impl FnOnce(&mut Revocations)) {
+        change(&mut self.lock());
+        self.changed.notify_waiters();
+    }
+
+    /// Whether the call is not to be run.
+    pub(crate) fn contains(&self, request: &Request) -> bool {
+        self.lock().contains(request)
+    }
+
+    /// All revoked ids, sorted.
+    pub(crate) fn ids(&self) -> Vec<String> {
+        let mut ids: Vec<_> = self.lock().ids.keys().cloned().collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    /// Waits for a change.
+    pub(crate) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Revocations> {
+        // Ids are whole or not there, so a panic elsewhere leaves nothing that could mislead.
+        self.revocations.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use celery_protocol::Arguments;
+    use serde_json::json;
+
+    use super::*;
+
+    fn request(id: &str, stamps: Value) -> Request {
+        let stamps = stamps.as_object().unwrap().clone();
+        let stamped_headers = Some(stamps.keys().cloned().collect());
+        Request { stamped_headers, stamps, ..Request::new("t.add", id, Arguments::default()) }
+    }
+
+    #[test]
+    fn the_oldest_ids_are_forgotten_first() {
+        let mut revocations = Revocations::default();
+        let now = Instant::now();
+        for number in 0..=IDS_MAX {
+            revocations.add(&number.to_string(), now);
+        }
+        let contains = |revocations: &Revocations, id: &str| revocations.contains(&request(id, json!({})));
+        assert!(!contains(&revocations, "0") && contains(&revocations, "1"));
+        revocations.add("late", now + KEEP + Duration::from_secs(1));
+        assert!(!contains(&revocations, "1") && contains(&revocations, "late"));
+        assert_eq!(revocations.ids.len(), 1);
+    }
+
+    #[test]
+    fn stamps_match_by_value_or_by_one_of_a_list() {
+        let mut revocations = Revocations::default();
+        revocations.add_stamps(json!({"tenant": ["a", "b"], "batch": 7}).as_object().unwrap());
+        for (stamps, expected) in [
+            (json!({"tenant": "a"}), true),
+            (json!({"tenant": ["x", "b"]}), true),
+            (json!({"tenant": "c"}), false),
+            (json!({"batch": 7}), true),
+            (json!({"other": "a"}), false),
+        ] {
+            assert_eq!(revocations.contains(&request("id", stamps.clone())), expected, "{stamps}");
+        }
+        let unnamed = Request { stamped_headers: None, ..request("id", json!({"tenant": "a"})) };
+        assert!(!revocations.contains(&unnamed), "only what is listed as a stamp is one");
+    }
+}
