@@ -6,8 +6,10 @@
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 mod calls;
+mod control;
 mod events;
 mod failures;
+mod limits;
 mod refusals;
 mod shutdown;
 mod support;

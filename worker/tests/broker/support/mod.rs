@@ -16,7 +16,7 @@ use std::{
 pub(crate) use self::{
     broker::{Broker, Message},
     proxy::Proxy,
-    python::{Call, Celery, EventWatch},
+    python::{Call, Celery, EventWatch, celery, control},
     worker::worker,
 };
 

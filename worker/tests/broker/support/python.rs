@@ -7,12 +7,43 @@ use std::{
     thread,
 };
 
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 use super::{env, eventually};
 
 fn script(name: &str) -> String {
     format!("{}/tests/broker/support/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Runs a script with `input` as JSON on its standard input, and reads what it prints as JSON.
+fn run<T: DeserializeOwned>(name: &str, args: &[&str], input: &impl Serialize) -> T {
+    let mut python = Command::new(env("PYTHON"))
+        .arg(script(name))
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    python.stdin.take().unwrap().write_all(&serde_json::to_vec(input).unwrap()).unwrap();
+    let output = python.wait_with_output().unwrap();
+    assert!(output.status.success(), "{name} failed");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Replies of one worker to remote control commands, each with the seconds it took.
+pub(crate) fn control(node: &str, commands: &[(&str, Value)]) -> Vec<(Value, f64)> {
+    run("celery_control.py", &[&env("AMQP_URL"), node], &commands)
+}
+
+/// What Celery's command line prints.
+pub(crate) fn celery(args: &[&str]) -> String {
+    let output = Command::new(env("PYTHON"))
+        .args(["-m", "celery", "-b", &env("AMQP_URL")])
+        .args(args)
+        .output()
+        .unwrap();
+    String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
 }
 
 /// One call of a task.
@@ -55,16 +86,7 @@ impl Celery {
     /// Calls tasks and waits for what becomes of them: `{"value": …}` or `{"error": type, "message": …}`.
     pub(crate) fn call(&self, calls: impl IntoIterator<Item = Call>) -> Vec<Value> {
         let calls: Vec<_> = calls.into_iter().map(|Call(call)| call).collect();
-        let mut python = Command::new(env("PYTHON"))
-            .args([&script("celery_calls.py"), &env("AMQP_URL"), &self.backend, &self.queue])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        python.stdin.take().unwrap().write_all(&serde_json::to_vec(&calls).unwrap()).unwrap();
-        let output = python.wait_with_output().unwrap();
-        assert!(output.status.success(), "the Celery client failed");
-        serde_json::from_slice(&output.stdout).unwrap()
+        run("celery_calls.py", &[&env("AMQP_URL"), &self.backend, &self.queue], &calls)
     }
 
     /// What becomes of one call.

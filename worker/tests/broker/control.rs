@@ -1,0 +1,164 @@
+//! Celery's remote control talks to the worker.
+
+use serde_json::{Value, json};
+
+use crate::support::{Broker, Message, celery, control, eventually, stored, unique, worker};
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
+async fn a_busy_worker_answers_every_inspection_at_once() {
+    let queue = unique("inspect");
+    let broker = Broker::connect().await;
+    let worker = worker(&queue).ready();
+    let id = unique("id");
+    broker.publish(&queue, Message::call(&id, "tasks.fib", &json!([45]))).await;
+    worker.wait_until_running(&id);
+    let methods = [
+        "ping",
+        "stats",
+        "active",
+        "reserved",
+        "scheduled",
+        "registered",
+        "active_queues",
+        "revoked",
+        "conf",
+        "report",
+        "clock",
+    ];
+    let replies = control(&worker.node, &methods.map(|method| (method, json!({}))));
+    for (method, (reply, seconds)) in methods.iter().zip(&replies) {
+        assert!(!reply.is_null() && reply.get("error").is_none(), "{method}: {reply}");
+        assert!(*seconds < 0.25, "{method} took {seconds} s");
+    }
+    let reply = |method: &str| &replies[methods.iter().position(|known| *known == method).unwrap()].0;
+    assert_eq!((&reply("active")[0]["id"], &reply("active")[0]["args"]), (&json!(id), &json!([45])));
+    assert_eq!(reply("active_queues")[0]["name"], json!(queue));
+    assert_eq!(reply("stats")["total"], json!({"tasks.fib": 1}));
+    assert_eq!(reply("stats")["pid"], json!(worker.pid()));
+    assert!(reply("registered").as_array().unwrap().contains(&json!("tasks.add")));
+    let mut latencies: Vec<_> = replies.iter().map(|(_, seconds)| *seconds).collect();
+    latencies.sort_by(f64::total_cmp);
+    println!(
+        "median of {} replies while busy: {:.1} ms",
+        latencies.len(),
+        latencies[latencies.len() / 2] * 1e3
+    );
+    broker.remove(&queue);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
+async fn celerys_command_line_finds_the_worker() {
+    let queue = unique("cli");
+    let broker = Broker::connect().await;
+    let mut worker = worker(&queue).ready();
+    let status = eventually("the worker is online", || {
+        let status = celery(&["status"]);
+        status.contains(&worker.node).then_some(status)
+    });
+    assert!(status.contains(&format!("{}: OK", worker.node)), "{status}");
+    let registered = celery(&["inspect", "registered", "-d", &worker.node]);
+    assert!(registered.contains("* tasks.multiply"), "{registered}");
+    let revoked = celery(&["control", "-d", &worker.node, "revoke", "some-id"]);
+    assert!(revoked.contains("tasks {'some-id'} flagged as revoked"), "{revoked}");
+    celery(&["control", "-d", &worker.node, "shutdown"]);
+    assert_eq!(worker.wait().code(), Some(0));
+    broker.remove(&queue);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
+async fn consumers_are_added_and_cancelled_on_the_broker() {
+    let (first, second) = (unique("first"), unique("second"));
+    let broker = Broker::connect().await;
+    let worker = worker(&first).ready();
+    let consumers = |queue: &str, wanted: u64| {
+        eventually(&format!("{queue} has {wanted} consumers"), || {
+            (broker.queue(queue)["consumers"].as_u64().unwrap_or(0) == wanted).then_some(())
+        });
+    };
+    consumers(&first, 1);
+    control(&worker.node, &[("add_consumer", json!({"queue": second}))]);
+    consumers(&second, 1);
+    broker.publish(&second, Message::call("added", "tasks.add", &json!([1, 2]))).await;
+    worker.wait_for("task succeeded", |entry| entry["id"] == "added");
+    control(&worker.node, &[("cancel_consumer", json!({"queue": first}))]);
+    consumers(&first, 0);
+    assert_eq!(worker.get("/readyz").0, 200);
+    let queues = control(&worker.node, &[("active_queues", json!({}))]).remove(0).0;
+    assert_eq!((queues.as_array().unwrap().len(), &queues[0]["name"]), (1, &json!(second)));
+    for queue in [first, second] {
+        broker.remove(&queue);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
+async fn a_revoked_call_is_not_run() {
+    let queue = unique("revoke");
+    let broker = Broker::connect().await;
+    let worker = worker(&queue).ready();
+    let (running, waiting, held) = (unique("id"), unique("id"), unique("id"));
+    broker.publish(&queue, Message::call(&running, "tasks.sleep", &json!([2]))).await;
+    broker.publish(&queue, Message::call(&waiting, "tasks.add", &json!([1, 2]))).await;
+    let eta = json!("2100-01-01T00:00:00+00:00");
+    broker.publish(&queue, Message::call(&held, "tasks.add", &json!([1, 2])).header("eta", eta)).await;
+    worker.wait_until_running(&running);
+    control(&worker.node, &[("revoke", json!({"task_id": waiting}))]);
+    let (meta, _) = eventually("the revocation is stored", || stored(&waiting));
+    assert_eq!((&meta["status"], &meta["result"]["exc_message"]), (&json!("REVOKED"), &json!(["revoked"])));
+
+    // One that waits for its time already is told at once.
+    let scheduled = eventually("it is scheduled", || {
+        let scheduled = control(&worker.node, &[("scheduled", json!({}))]).remove(0).0;
+        scheduled.get(0).cloned()
+    });
+    assert_eq!(scheduled["request"]["id"], json!(held));
+    control(&worker.node, &[("revoke", json!({"task_id": [held]}))]);
+    eventually("the revocation is stored", || stored(&held));
+    broker.wait_for_counts(&queue, 0, 0).await;
+    broker.remove(&queue);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
+async fn workers_greet_each_other_and_share_what_is_revoked() {
+    let (first_queue, second_queue) = (unique("first"), unique("second"));
+    let broker = Broker::connect().await;
+    let first = worker(&first_queue).ready();
+    let id = unique("id");
+    control(&first.node, &[("revoke", json!({"task_id": id}))]);
+    let second = worker(&second_queue).ready();
+    let met = second.wait_for("met the neighbours", |_| true);
+    assert!(met["names"].as_str().unwrap().contains(&first.node), "{met}");
+    let revoked = control(&second.node, &[("revoked", json!({}))]).remove(0).0;
+    assert!(revoked.as_array().unwrap().contains(&Value::String(id)), "{revoked}");
+    for queue in [first_queue, second_queue] {
+        broker.remove(&queue);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
+async fn of_two_workers_with_one_name_the_second_waits_for_it() {
+    let queue = unique("twins");
+    let broker = Broker::connect().await;
+    let node = format!("celery@{}", unique("twin"));
+    let mut first = worker(&queue).node(&node).ready();
+    eventually("the first has its mailbox", || {
+        let answered = control(&node, &[("ping", json!({}))]).remove(0).0;
+        (!answered.is_null()).then_some(())
+    });
+    let second = worker(&queue).node(&node).ready();
+    second.wait_for("remote control is interrupted", |entry| {
+        entry["problem"].as_str().unwrap().contains("RESOURCE_LOCKED")
+    });
+    first.signal("TERM");
+    assert_eq!(first.wait().code(), Some(0));
+    eventually("the second answers", || {
+        let pid = &control(&node, &[("stats", json!({}))]).remove(0).0["pid"];
+        (*pid == json!(second.pid())).then_some(())
+    });
+    broker.remove(&queue);
+}
