@@ -10,11 +10,11 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use kube::Client;
+use soloist_operator::api;
 use soloist_operator::controller::{Operator, Settings};
 use soloist_operator::http::{Health, serve};
 use soloist_operator::leader::Election;
 use soloist_operator::metrics::Metrics;
-use soloist_operator::{api, plan};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
@@ -234,6 +234,6 @@ async fn operate(settings: Run) -> anyhow::Result<()> {
     if let Some(election) = election {
         election.release().await;
     }
-    tracing::info!(manager = plan::metadata::OPERATOR, "stopped");
+    tracing::info!("stopped");
     Ok(())
 }

@@ -87,7 +87,8 @@ async fn until_error(connection: &Connection) -> Lost {
     let mut events = std::pin::pin!(connection.events_listener());
     while let Some(event) = events.next().await {
         match event {
-            Event::Error(error) => return Lost::from(error),
+            // An error of one channel, such as a queue that is missing, is the business of whoever uses the channel.
+            Event::Error(error) if !error.is_amqp_soft_error() => return Lost::from(error),
             Event::ConnectionBlocked(reason) => {
                 tracing::warn!(reason, "broker blocks publishers");
             }

@@ -46,7 +46,8 @@ pub(super) async fn run(connection: &Connection, shared: &Shared, metrics: &Metr
             Err(Undeclared::Lost(lost)) => return lost,
             Err(Undeclared::Problem(problem)) => {
                 metrics.broker_errors.with_label_values(&[problem.reason.as_str()]).inc();
-                tracing::warn!(
+                // The condition says it, once.
+                tracing::debug!(
                     task_queue = %due.task_queue, reason = %problem.reason, error = %problem.message, "declaring queues failed"
                 );
                 (Declaration::Failed(problem), RETRY)

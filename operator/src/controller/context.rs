@@ -51,8 +51,9 @@ pub(super) struct Stores {
 }
 
 /// What is remembered of a TaskQueue.
-#[derive(Default)]
 pub(super) struct Memory {
+    /// Since when something is remembered.
+    pub(super) since: Instant,
     /// The TaskQueue; another one of the same name begins anew.
     uid: Option<String>,
     /// What was wanted.
@@ -67,6 +68,21 @@ pub(super) struct Memory {
     pub(super) status: Option<(TaskQueueStatus, Instant)>,
     /// Failed attempts in a row.
     attempts: u32,
+}
+
+impl Memory {
+    fn new(uid: Option<String>) -> Self {
+        Self {
+            since: Instant::now(),
+            uid,
+            history: History::default(),
+            written: None,
+            written_seen: false,
+            known_drift: None,
+            status: None,
+            attempts: 0,
+        }
+    }
 }
 
 impl Context {
@@ -134,12 +150,10 @@ impl Context {
     /// What is remembered of a TaskQueue. It is to be given back with [`remember`](Self::remember): a TaskQueue is never reconciled
     /// twice at a time.
     pub(super) fn recall(&self, task_queue: &TaskQueue) -> Memory {
-        let memory = self.memories().remove(&reference(task_queue)).unwrap_or_default();
-        if memory.uid == task_queue.metadata.uid {
-            memory
-        } else {
-            Memory { uid: task_queue.metadata.uid.clone(), ..Memory::default() }
-        }
+        let memory = self.memories().remove(&reference(task_queue));
+        memory
+            .filter(|memory| memory.uid == task_queue.metadata.uid)
+            .unwrap_or_else(|| Memory::new(task_queue.metadata.uid.clone()))
     }
 
     pub(super) fn remember(&self, task_queue: &TaskQueue, memory: Memory) {
@@ -156,10 +170,14 @@ impl Context {
     /// Notes a failure. Returns how long to wait before the next attempt.
     pub(super) fn failed(&self, task_queue: &ObjectRef<TaskQueue>) -> Duration {
         let mut memories = self.memories();
-        let memory = memories.entry(task_queue.clone()).or_default();
-        let wait = retry_after(memory.attempts);
-        memory.attempts = memory.attempts.saturating_add(1);
-        wait
+        match memories.get_mut(task_queue) {
+            Some(memory) => {
+                let wait = retry_after(memory.attempts);
+                memory.attempts = memory.attempts.saturating_add(1);
+                wait
+            }
+            None => RETRY_FIRST,
+        }
     }
 
     /// Forgets a TaskQueue that is gone: its connection, its series, its past.

@@ -15,10 +15,13 @@ use super::observe::Observed;
 use crate::api::v1alpha1::{DecisionStatus, TaskQueue, TaskQueueStatus};
 use crate::plan::autoscaler::Decision;
 use crate::plan::metadata::{OPERATOR, selector_text};
-use crate::plan::status::{Facts, Stated, Workers, conditions, merged, transitions};
+use crate::plan::status::{Facts, Stated, UNKNOWN, Workers, conditions, merged, transitions};
 
 /// Numbers alone are written at most this often: they change with every task.
 const NUMBERS_AT_MOST_EVERY: Duration = Duration::from_secs(2);
+
+/// How long an operator that has just begun leaves a status alone while it doesn't know everything.
+const TAKE_OVER_WITHIN: Duration = Duration::from_secs(5);
 
 /// Writes the status if it has changed. Returns when it is to be looked at again, if a change of numbers was put off.
 pub(super) async fn update_status(
@@ -65,6 +68,14 @@ pub(super) async fn update_status(
     if after == before {
         return Ok(None);
     }
+    // An operator that has just begun knows nothing yet. What the one before it wrote is as good until it does.
+    let takes_over = memory.status.is_none() && before.observed_generation == generation;
+    if takes_over
+        && stated.iter().any(|stated| stated.status == UNKNOWN)
+        && let Some(wait) = TAKE_OVER_WITHIN.checked_sub(memory.since.elapsed())
+    {
+        return Ok(Some(wait));
+    }
     if let Some((_, written_at)) = &memory.status
         && only_numbers_differ(&before, &after)
         && let Some(wait) = NUMBERS_AT_MOST_EVERY.checked_sub(written_at.elapsed())
@@ -77,9 +88,9 @@ pub(super) async fn update_status(
     for stated in told {
         let warning = stated.is_warning();
         if warning {
-            tracing::warn!(condition = stated.type_, reason = %stated.reason, message = stated.message, "condition");
+            tracing::warn!(condition = stated.type_, reason = %stated.reason, detail = stated.message, "condition has changed");
         } else {
-            tracing::info!(condition = stated.type_, reason = %stated.reason, message = stated.message, "condition");
+            tracing::info!(condition = stated.type_, reason = %stated.reason, detail = stated.message, "condition has changed");
         }
         let action = stated.type_.to_owned();
         publish(

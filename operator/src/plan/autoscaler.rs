@@ -4,7 +4,7 @@
 //! - The number is within `min..=max`, unless it was set by hand or the TaskQueue may not run at all.
 //! - Scale-out happens at once and in one step, and counts workers that are still starting.
 //! - Scale-in happens only when every queue was read just now *and* every worker said what it runs. Not knowing is never zero.
-//! - Scale-in goes only down to the greatest number that was wanted within the stabilization window, and never below the
+//! - Scale-in goes only down to the greatest number that was needed within the stabilization window, and never below the
 //!   number of running tasks.
 
 use std::collections::VecDeque;
@@ -175,7 +175,7 @@ pub struct Decision {
     pub reason: DecisionReason,
     /// The decision as a sentence, for the status.
     pub sentence: String,
-    /// What would be right without regard to the past; to be recorded in the [`History`].
+    /// What is needed now, without regard to the past; to be recorded in the [`History`].
     pub wanted: u16,
     /// When to decide again even if nothing is observed until then.
     pub recheck_after: Option<Duration>,
@@ -296,19 +296,35 @@ pub fn decide(observation: &Observation, history: &History, policy: &Policy, now
             ..decision(asked_for, DecisionReason::WorkersSilent, sentence, None)
         };
     }
-    let (window, left) = history.greatest(now, policy.stabilization).unwrap_or((wanted, Duration::ZERO));
-    let window = policy.clamp(window.into()).min(asked_for);
+    // A worker that runs a task is needed, whatever the arithmetic says.
     let busy = policy.clamp(running).min(asked_for);
-    let seconds = policy.stabilization.as_secs();
-    if window > wanted && window >= busy {
-        let sentence = format!("{window}: {formula}, but {window} were needed within the last {seconds} s");
-        decision(window, DecisionReason::Stabilizing, sentence, Some(left))
-    } else if busy > wanted {
+    let needed_now = wanted.max(busy);
+    let (needed, left) = history.greatest(now, policy.stabilization).unwrap_or((needed_now, Duration::ZERO));
+    let needed = policy.clamp(needed.into()).min(asked_for);
+    if needed > needed_now {
+        let seconds = policy.stabilization.as_secs();
+        let mut sentence = format!("{formula}, but {needed} were needed within the last {seconds} s");
+        let replicas = if asked_for - needed < least_step_down(asked_for) {
+            sentence.push_str(", and a step down takes away a quarter at least");
+            asked_for
+        } else {
+            needed
+        };
+        let stabilizing =
+            decision(replicas, DecisionReason::Stabilizing, format!("{replicas}: {sentence}"), Some(left));
+        Decision { wanted: needed_now, ..stabilizing }
+    } else if needed_now > wanted {
         let sentence = format!("{busy}: {formula}, but {running} workers run a task");
-        decision(busy, DecisionReason::TasksRunning, sentence, None)
+        Decision { wanted: busy, ..decision(busy, DecisionReason::TasksRunning, sentence, None) }
     } else {
         as_wanted()
     }
+}
+
+/// The fewest workers that a step down takes away while more steps will follow: a need that falls steadily would otherwise mean a
+/// change every second. The last step takes whatever is left.
+fn least_step_down(replicas: u16) -> u16 {
+    replicas.div_ceil(4)
 }
 
 /// The arithmetic of a decision, in words.

@@ -116,9 +116,10 @@ pub const WORKERS_AVAILABLE: &str = "WorkersAvailable";
 /// The autoscaler.
 pub const SCALING_ACTIVE: &str = "ScalingActive";
 
+/// The status of a condition that nothing is known about.
+pub const UNKNOWN: &str = "Unknown";
 const TRUE: &str = "True";
 const FALSE: &str = "False";
-const UNKNOWN: &str = "Unknown";
 
 /// What there is to say: the summary first.
 pub fn conditions(facts: &Facts<'_>) -> Vec<Stated> {
@@ -251,27 +252,34 @@ pub fn merged(
     stated.iter().map(condition).collect()
 }
 
-/// Which conditions are to be told as events: those whose status or reason isn't as before. The summary repeats another one, so it
-/// is told only when all is well again.
+/// Which conditions are to be told as events: what has begun to go wrong, what has stopped to, and what the user has switched. Ordinary
+/// work is no event, and the summary only repeats another condition.
 pub fn transitions<'a>(previous: &[Condition], stated: &'a [Stated]) -> Vec<&'a Stated> {
-    let is_new = |stated: &&Stated| {
+    let is_news = |stated: &&Stated| {
         let before = previous.iter().find(|before| before.type_ == stated.type_);
         let same = before
             .is_some_and(|before| before.status == stated.status && before.reason == stated.reason.as_str());
-        let told_elsewhere = stated.type_ == READY && stated.status != TRUE;
-        let just_work = matches!(
-            stated.reason,
-            Reason::WorkersStarting
-                | Reason::WorkersReady
-                | Reason::Idle
-                | Reason::Connecting
-                | Reason::Declaring
-                | Reason::WaitingForBroker
-        );
-        let first_of_its_kind = before.is_none() && stated.status == TRUE && !stated.is_warning();
-        !same && !told_elsewhere && !just_work && !first_of_its_kind
+        let was_wrong = before.is_some_and(|before| {
+            !is_switched(&before.reason)
+                && (before.status == FALSE || before.reason == Reason::PoliciesNotApplied.as_str())
+        });
+        let switched = is_switched(stated.reason.as_str())
+            || (stated.reason == Reason::Active && before.is_some_and(|before| is_switched(&before.reason)));
+        let recovered = was_wrong && stated.status == TRUE;
+        match stated.type_ {
+            _ if same => false,
+            READY => false,
+            // That it rests for any other cause is told by the condition that has the cause.
+            SCALING_ACTIVE => switched,
+            _ => stated.is_warning() || recovered,
+        }
     };
-    stated.iter().filter(is_new).collect()
+    stated.iter().filter(is_news).collect()
+}
+
+/// Whether the user has put the autoscaler to rest.
+fn is_switched(reason: &str) -> bool {
+    reason == Reason::Paused.as_str() || reason == Reason::ManualReplicas.as_str()
 }
 
 #[cfg(test)]

@@ -189,11 +189,36 @@ fn window_goes_down_in_the_steps_in_which_the_need_fell() {
 }
 
 #[test]
+fn steady_fall_is_followed_in_few_steps_and_to_the_end() {
+    let load = |second: u64| 500_u64.saturating_sub(second * 10);
+    let decisions =
+        replay(&policy(0..=50), 50, (0..=100).map(|second| (second, observed(0).ready(load(second)))));
+    let mut steps: Vec<u16> = decisions.iter().map(|decision| decision.replicas).collect();
+    steps.dedup();
+    assert_eq!(steps, [50, 37, 27, 20, 15, 11, 8, 6, 4, 3, 2, 1, 0]);
+    assert!(decisions[40].sentence.ends_with("a step down takes away a quarter at least"));
+}
+
+#[test]
+fn one_surplus_worker_of_many_goes_in_the_end() {
+    let decisions = replay(&policy(0..=50), 20, (0..=30).map(|second| (second, observed(0).ready(190))));
+    assert_eq!((decisions[29].replicas, decisions[30].replicas), (20, 19));
+}
+
+#[test]
 fn busy_workers_are_not_taken_away() {
     let decisions = replay(&policy(0..=50), 12, (0..=60).map(|second| (second, observed(0).running(7))));
     let last = decisions.last().unwrap();
     assert_eq!((last.replicas, last.reason), (7, DecisionReason::TasksRunning));
     assert_eq!(last.sentence, "7: ceil((0 ready + 7 running) / 10) = 1, but 7 workers run a task");
+}
+
+#[test]
+fn workers_whose_tasks_end_go_after_the_window() {
+    let load = |second| if second < 20 { 7 } else { 3 };
+    let decisions =
+        replay(&policy(0..=50), 7, (0..=60).map(|second| (second, observed(0).running(load(second)))));
+    assert_eq!([49, 50].map(|second: usize| decisions[second].replicas), [7, 3]);
 }
 
 #[test]

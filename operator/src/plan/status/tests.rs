@@ -143,7 +143,27 @@ fn transitions_are_told_once() {
     assert_eq!(told(&before, &lost), [Reason::BrokerUnreachable]);
     let before = merged(&before, &lost, Some(1), &at(200));
     assert_eq!(told(&before, &lost), []);
-    assert_eq!(told(&before, &well), [Reason::Ready, Reason::Connected]);
+    assert_eq!(told(&before, &well), [Reason::Connected]);
+}
+
+#[test]
+fn what_the_user_switches_is_told_both_ways() {
+    let well = stated(|_| {});
+    let before = merged(&[], &well, Some(1), &at(100));
+    let paused = stated(|world| world.decision = decision(1, DecisionReason::Paused));
+    assert_eq!(told(&before, &paused), [Reason::Paused]);
+    assert_eq!(told(&merged(&before, &paused, Some(2), &at(200)), &well), [Reason::Active]);
+}
+
+#[test]
+fn first_steps_are_no_event() {
+    let first = stated(|world| {
+        world.broker = BrokerState::Connecting;
+        world.queues = QueueState::WaitingForBroker;
+        world.decision = decision(0, DecisionReason::BacklogUnknown);
+    });
+    assert_eq!(told(&[], &first), []);
+    assert_eq!(told(&merged(&[], &first, Some(1), &at(100)), &stated(|_| {})), []);
 }
 
 #[test]
