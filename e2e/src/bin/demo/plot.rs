@@ -21,8 +21,9 @@ pub(crate) fn draw(path: &Path, backlog: &[Curve], replicas: &[Curve]) -> Result
     let area = SVGBackend::new(path, SIZE).into_drawing_area();
     area.fill(&WHITE)?;
     let (upper, lower) = area.split_vertically(SIZE.1 / 2);
-    panel(&upper, "Messages waiting and running", backlog).context("draw the backlog")?;
-    panel(&lower, "Worker pods", replicas).context("draw the replicas")?;
+    // The colours are those of the queues' names in both panels: one legend is enough.
+    panel(&upper, "Messages waiting and running", backlog, true).context("draw the backlog")?;
+    panel(&lower, "Worker pods", replicas, false).context("draw the replicas")?;
     area.present().with_context(|| format!("write {}", path.display()))
 }
 
@@ -30,6 +31,7 @@ fn panel(
     area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>,
     title: &str,
     curves: &[Curve],
+    with_legend: bool,
 ) -> Result<()> {
     let seconds = curves.iter().flat_map(|c| c.samples.last()).map(|s| s.0).fold(1.0, f64::max);
     let top = curves.iter().flat_map(|c| &c.samples).map(|s| s.1).fold(1.0, f64::max) * 1.08;
@@ -55,12 +57,14 @@ fn panel(
             .label(&curve.queue)
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], color.stroke_width(3)));
     }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::UpperRight)
-        .background_style(WHITE.mix(0.8))
-        .label_font(("sans-serif", 14).into_font().color(&TEXT))
-        .draw()?;
+    if with_legend {
+        chart
+            .configure_series_labels()
+            .position(SeriesLabelPosition::UpperRight)
+            .background_style(WHITE.mix(0.8))
+            .label_font(("sans-serif", 14).into_font().color(&TEXT))
+            .draw()?;
+    }
     Ok(())
 }
 
