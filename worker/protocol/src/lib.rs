@@ -14,6 +14,7 @@
 //! memory is bounded by [`content::Limits`]: input comes from the network.
 
 pub mod arguments;
+pub mod canvas;
 pub mod content;
 pub mod control;
 pub mod date;

@@ -134,7 +134,7 @@ fn properties() -> impl Strategy<Value = Properties> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1000, ..ProptestConfig::default() })]
 
     #[test]
     fn any_message_is_a_request_or_an_error(headers in headers(), properties in properties(), body in body()) {
