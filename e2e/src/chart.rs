@@ -1,6 +1,5 @@
 //! Installing Soloist on the cluster, as a user would.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -15,21 +14,15 @@ const RELEASE: &str = "soloist";
 /// Where the operator is installed.
 pub const NAMESPACE: &str = "soloist-system";
 
-/// The chart's folder, if there is one yet.
-pub fn folder() -> Option<PathBuf> {
-    let folder = paths::repository().join("charts/soloist");
-    folder.join("Chart.yaml").exists().then_some(folder)
-}
-
 /// Installs the chart anew and waits until the operator is ready. A release that is there is removed first: its pods
 /// would go on with the image of the same name that was loaded before.
 ///
 /// # Errors
 /// If helm fails, or the operator isn't ready within 2 minutes.
-pub async fn install(cluster: &Cluster, folder: &std::path::Path) -> Result<()> {
+pub async fn install(cluster: &Cluster) -> Result<()> {
     uninstall(cluster).await?;
     let mut helm = helm(cluster)?;
-    helm.args(["install", RELEASE]).arg(folder);
+    helm.args(["install", RELEASE]).arg(paths::repository().join("charts/soloist"));
     helm.args(["--namespace", NAMESPACE, "--create-namespace", "--wait", "--timeout", "2m"]);
     command::output(&mut helm, Duration::from_secs(150)).await.map(drop)
 }

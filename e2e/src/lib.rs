@@ -51,6 +51,7 @@ pub mod prometheus;
 pub mod python;
 pub mod rabbitmq;
 pub mod redis;
+pub mod stage;
 mod state;
 pub mod testing;
 pub mod wait;

@@ -5,12 +5,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use e2e::cluster::Cluster;
 use e2e::{command, paths};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::process::Command;
-
-use crate::stage::Stage;
 
 /// What the producer says at its end.
 #[derive(Deserialize)]
@@ -38,12 +37,12 @@ pub(crate) struct Load {
     python: PathBuf,
     environment: [(&'static str, String); 2],
     ids: PathBuf,
-    tasks: u32,
-    threads: u32,
+    pub(crate) tasks: u32,
+    pub(crate) threads: u32,
 }
 
 impl Load {
-    pub(crate) fn new(stage: &Stage, tasks: u32, threads: u32) -> Result<Self> {
+    pub(crate) fn new(cluster: &Cluster, python: PathBuf, tasks: u32, threads: u32) -> Result<Self> {
         let folder = paths::target().join("demo");
         std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
         Ok(Self {

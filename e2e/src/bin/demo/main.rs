@@ -12,20 +12,21 @@ mod stage;
 mod watch;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use clap::Parser;
-use e2e::{paths, progress::Progress, testing};
+use e2e::cluster::Cluster;
+use e2e::stage::Stage;
+use e2e::{interrupt, paths, progress::Progress, testing};
 use serde::Serialize;
 
 use crate::live::{Live, READY, REPLICAS, RUNNING, by_queue};
 use crate::load::Load;
 use crate::plot::Curve;
 use crate::series::Prometheus;
-use crate::stage::Stage;
 use crate::watch::Watch;
 
 /// Shows Soloist at work: installs it on a real Kubernetes cluster, lets real Celery post Fibonacci tasks to three
@@ -45,8 +46,11 @@ struct Arguments {
     /// Leave everything running at the end
     #[arg(long)]
     keep: bool,
-    #[command(flatten)]
-    elsewhere: stage::Elsewhere,
+    /// Use the cluster of this kubeconfig instead of starting one. It must have the images (`cargo cluster images` builds
+    /// them), and AMQP_URL, MANAGEMENT_URL, REDIS_URL and PROMETHEUS_URL must name servers that its pods and this machine
+    /// reach under the same addresses; that Prometheus must scrape the operator
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
     /// Where to write the picture
     #[arg(long, default_value = "target/demo/scale-out.svg")]
     picture: PathBuf,
@@ -62,60 +66,66 @@ fn main() -> Result<ExitCode> {
 
 async fn run(arguments: Arguments) -> Result<ExitCode> {
     let progress = Progress::new();
-    let stage = tokio::select! {
-        stage = Stage::set(&progress, &arguments.elsewhere) => stage?,
-        _ = tokio::signal::ctrl_c() => bail!("interrupted"),
-    };
+    let kubeconfig = arguments.kubeconfig.clone();
+    let mut stage = None;
     let played = tokio::select! {
-        played = stage.run({
-            let (stage, progress) = (stage.clone(), progress.clone());
-            move || play(stage, progress, arguments.tasks, arguments.threads, arguments.picture)
-        }) => played,
-        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+        played = perform(&arguments, &progress, &mut stage, kubeconfig) => played,
+        interrupted = interrupt::requested() => interrupted.and_then(|()| Err(anyhow!("interrupted"))),
     };
-    if arguments.keep {
-        progress.say(stage.how_to_look());
-    } else {
-        stage.clear(&progress).await?;
+    match stage {
+        Some(Stage::Own { .. }) if arguments.keep => progress.say(
+            "left running. Look around: eval \"$(cargo cluster env)\"; kubectl -n demo get taskqueues; end it: cargo cluster down",
+        ),
+        Some(_) if arguments.keep => progress.say("left running: kubectl -n demo get taskqueues"),
+        Some(stage) => stage.clear(&progress).await?,
+        None => {}
     }
     println!("{}", serde_json::to_string(&played?)?);
     Ok(ExitCode::SUCCESS)
 }
 
-/// Everything between an empty cluster and the last line.
-async fn play(
-    stage: Stage,
-    progress: Progress,
-    tasks: u32,
-    threads: u32,
-    picture: PathBuf,
+/// Sets the stage, plays, and takes the demo's namespace away again.
+async fn perform(
+    arguments: &Arguments,
+    progress: &Progress,
+    stage: &mut Option<Stage>,
+    kubeconfig: Option<PathBuf>,
 ) -> Result<Outcome> {
-    let outcome = perform(&stage, &progress, tasks, threads, &picture).await;
-    if outcome.is_err() {
-        testing::dump_state(stage::NAMESPACE).await;
-    }
-    outcome
+    let python = Stage::prepare(progress, kubeconfig.as_deref()).await?;
+    let cluster = stage.insert(Stage::find(kubeconfig)?).set(progress).await?;
+    let (tasks, threads, keep) = (arguments.tasks, arguments.threads, arguments.keep);
+    let (picture, progress) = (arguments.picture.clone(), progress.clone());
+    let inside = cluster.clone();
+    cluster
+        .namespace()
+        .run(move || async move {
+            let load = Load::new(&inside, python, tasks, threads)?;
+            let outcome = play(&inside, &progress, &load, &picture).await;
+            if outcome.is_err() {
+                testing::dump_state(stage::NAMESPACE).await;
+            }
+            if !keep {
+                stage::clear(&inside.client().await?).await?;
+            }
+            outcome
+        })
+        .await
 }
 
-async fn perform(
-    stage: &Stage,
-    progress: &Progress,
-    tasks: u32,
-    threads: u32,
-    picture: &std::path::Path,
-) -> Result<Outcome> {
-    stage.install(progress).await?;
-    let load = Load::new(stage, tasks, threads)?;
-    let prometheus = Prometheus::new(&stage.prometheus_url);
-    let watch = Watch::start(stage.client().await?);
+/// Everything between an installed operator and the last line.
+async fn play(cluster: &Cluster, progress: &Progress, load: &Load, picture: &Path) -> Result<Outcome> {
+    stage::apply(cluster, progress).await?;
+    let tasks = load.tasks;
+    let prometheus = Prometheus::new(&cluster.prometheus.url());
+    let watch = Watch::start(cluster.client().await?);
     let started = Instant::now();
     let start = unix_now();
 
-    let mut live = Live::start(progress.clone(), Prometheus::new(&stage.prometheus_url), started);
+    let mut live = Live::start(progress.clone(), Prometheus::new(&cluster.prometheus.url()), started);
 
     // A task takes tens of milliseconds at most; the rest is room for a busy machine.
     let patience = Duration::from_secs(180) + Duration::from_millis(60) * tasks;
-    progress.say(format!("Celery posts {tasks} tasks from {threads} threads"));
+    progress.say(format!("Celery posts {tasks} tasks from {} threads", load.threads));
     let published = load.publish(patience).await?;
     ensure!(published.published == tasks, "only {} of {tasks} tasks were published", published.published);
     let per_queue: Vec<_> =
@@ -171,7 +181,7 @@ struct Outcome {
     burst_to_patch_seconds: f64,
 }
 
-async fn draw(prometheus: &Prometheus, start: f64, end: f64, picture: &std::path::Path) -> Result<String> {
+async fn draw(prometheus: &Prometheus, start: f64, end: f64, picture: &Path) -> Result<String> {
     let backlog = prometheus.range(&format!("max by (taskqueue) ({READY} + {RUNNING})"), start, end).await?;
     let replicas = prometheus.range(&by_queue(REPLICAS), start, end).await?;
     let curves = |series: BTreeMap<String, series::Series>| -> Vec<Curve> {

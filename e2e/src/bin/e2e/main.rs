@@ -4,7 +4,6 @@
 //! build ── tests that need nothing ── images, Celery ── cluster up, helm install ── tests that need it ── down
 //! ```
 
-mod stage;
 mod suite;
 
 use std::path::PathBuf;
@@ -13,9 +12,9 @@ use std::time::Instant;
 
 use anyhow::Result;
 use clap::Parser;
+use e2e::stage::Stage;
 use e2e::{interrupt, progress::Progress};
 
-use crate::stage::Stage;
 use crate::suite::{Counts, Suite};
 
 /// Runs every test of the project: those that need nothing first, then those that need a cluster and servers, which are

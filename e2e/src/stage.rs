@@ -1,22 +1,28 @@
-//! The cluster that the tests run on, with Soloist on it.
+//! The cluster that the tests and the demo run on, with Soloist on it.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use e2e::cluster::Cluster;
-use e2e::{chart, go_tools::GoTools, images, progress::Progress, python, testing};
+use crate::cluster::Cluster;
+use crate::{chart, go_tools::GoTools, images, progress::Progress, python, testing};
 
-/// Where the tests run.
-pub(crate) enum Stage {
-    /// This checkout's cluster; whether it ran before.
-    Own { ran_before: bool },
+/// Where they run.
+pub enum Stage {
+    /// This checkout's cluster.
+    Own {
+        /// Whether it ran before, and so is to stay.
+        ran_before: bool,
+    },
     /// One that was there, with what is beside it.
     Given(Box<Cluster>),
 }
 
 impl Stage {
     /// Makes what can be made before there is a cluster, and gives back the Python with Celery in it.
-    pub(crate) async fn prepare(progress: &Progress, kubeconfig: Option<&Path>) -> Result<PathBuf> {
+    ///
+    /// # Errors
+    /// If something is missing and can't be had.
+    pub async fn prepare(progress: &Progress, kubeconfig: Option<&Path>) -> Result<PathBuf> {
         match kubeconfig {
             // Of the cluster's programs only helm is used, and that takes no special rights.
             Some(_) => GoTools::ensure(progress).await?,
@@ -25,7 +31,11 @@ impl Stage {
         python::ensure(progress).await
     }
 
-    pub(crate) fn find(kubeconfig: Option<PathBuf>) -> Result<Self> {
+    /// This checkout's cluster, or that of `kubeconfig`.
+    ///
+    /// # Errors
+    /// If a variable is missing that says where the servers beside a given cluster are.
+    pub fn find(kubeconfig: Option<PathBuf>) -> Result<Self> {
         Ok(match kubeconfig {
             Some(kubeconfig) => {
                 let kubeconfig =
@@ -37,7 +47,10 @@ impl Stage {
     }
 
     /// Starts the cluster if it is ours to start, and installs the chart.
-    pub(crate) async fn set(&self, progress: &Progress) -> Result<Cluster> {
+    ///
+    /// # Errors
+    /// If the images can't be built, or the cluster or the operator doesn't come up.
+    pub async fn set(&self, progress: &Progress) -> Result<Cluster> {
         let cluster = match self {
             Self::Given(cluster) => (**cluster).clone(),
             Self::Own { .. } => {
@@ -49,30 +62,31 @@ impl Stage {
                 cluster
             }
         };
-        if let Some(folder) = chart::folder() {
-            let step = progress.step("helm install soloist");
-            if let Err(error) = chart::install(&cluster, &folder).await {
-                drop(step);
-                if let Self::Own { .. } = self {
-                    let shown = cluster.namespace().run(|| async {
-                        testing::dump_state(chart::NAMESPACE).await;
-                        Ok(())
-                    });
-                    shown.await?;
-                }
-                return Err(error);
+        let step = progress.step("helm install soloist");
+        if let Err(error) = chart::install(&cluster).await {
+            drop(step);
+            if let Self::Own { .. } = self {
+                let shown = cluster.namespace().run(|| async {
+                    testing::dump_state(chart::NAMESPACE).await;
+                    Ok(())
+                });
+                shown.await?;
             }
-            step.done("");
+            return Err(error);
         }
+        step.done("");
         Ok(cluster)
     }
 
-    /// Takes away what `set` made.
-    pub(crate) async fn clear(self, progress: &Progress) -> Result<()> {
+    /// Takes away what [`set`](Self::set) made.
+    ///
+    /// # Errors
+    /// If something can't be stopped or removed.
+    pub async fn clear(self, progress: &Progress) -> Result<()> {
         match self {
             Self::Own { ran_before: false } => Cluster::down(progress).await,
             Self::Own { ran_before: true } => {
-                progress.say("the cluster was up before the tests and stays: `cargo cluster down` ends it");
+                progress.say("the cluster was up before and stays: `cargo cluster down` ends it");
                 chart::uninstall(&Cluster::find()?).await
             }
             Self::Given(cluster) => chart::uninstall(&cluster).await,
