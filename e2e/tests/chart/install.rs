@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use e2e::chart::NAMESPACE;
 use e2e::cluster::Cluster;
 use e2e::go_tools::GoTools;
 use e2e::paths::repository;
@@ -17,7 +18,6 @@ use tokio::sync::Mutex;
 use crate::helm::CHART;
 use crate::values::COMBINATIONS;
 
-const NAMESPACE: &str = "soloist-system";
 const DEADLINE: Duration = Duration::from_secs(240);
 
 /// Held by the tests that use the release `soloist`, which is one for the whole cluster.
