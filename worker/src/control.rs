@@ -25,6 +25,7 @@ use lapin::{
     types::{AMQPValue, FieldTable, ShortString},
 };
 use serde_json::Value;
+use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
 pub(crate) use self::panel::Panel;
@@ -68,7 +69,9 @@ async fn listen(panel: &Arc<Panel>, linked: &Linked, backoff: &mut Backoff) -> R
     let mut mailbox = answer("read the mailbox", consume).await?;
     backoff.reset();
     debug!("listening to remote control");
-    let mingling = tokio::spawn(mingle::mingle(Arc::clone(panel), linked.clone()));
+    // Ends with this function, however it ends.
+    let mut mingling = JoinSet::new();
+    mingling.spawn(mingle::mingle(Arc::clone(panel), linked.clone()));
     while let Some(delivery) = mailbox.next().await {
         let delivery =
             delivery.map_err(|source| BrokerError::Refused { doing: "read the mailbox", source })?;
@@ -76,7 +79,6 @@ async fn listen(panel: &Arc<Panel>, linked: &Linked, backoff: &mut Backoff) -> R
             send_reply(panel, &channel, reply, &to, ticket).await?;
         }
     }
-    mingling.abort();
     Ok(())
 }
 

@@ -32,6 +32,7 @@ mod backoff;
 mod broker;
 mod consume;
 mod control;
+mod done;
 mod events;
 mod executor;
 mod health;

@@ -15,6 +15,7 @@ use tracing::{debug, error, info, info_span, warn};
 
 use crate::{
     broker::{answer, decode},
+    done::Done,
     events::{Activity, Events},
     executor::{Executor, Job},
     health::Health,
@@ -38,6 +39,7 @@ pub(crate) struct Work {
     pub(crate) tracker: Arc<Tracker>,
     pub(crate) revoked: Arc<Revoked>,
     pub(crate) limits: Arc<Limits>,
+    pub(crate) done: Done,
     pub(crate) results: Arc<Results>,
     pub(crate) events: Events,
     pub(crate) activity: Arc<Activity>,
@@ -57,10 +59,16 @@ impl Work {
             Ok(admitted) => admitted,
             Err(settlement) => {
                 self.metrics.count(Counted::Received, &settlement.task);
-                return self.conclude(delivery, *settlement, None).await;
+                self.conclude(delivery, *settlement, None).await;
+                return;
             }
         };
         let request = &admitted.request;
+        if delivery.redelivered && self.done.recall(request) {
+            info!(id = request.id, task = request.task, "done already, before the connection was lost");
+            acknowledge(delivery, Disposition::Ack).await;
+            return;
+        }
         self.metrics.count(Counted::Received, &request.task);
         self.events.task(received(request));
         let (retries, redelivered) = (request.retries, delivery.redelivered);
@@ -68,7 +76,9 @@ impl Work {
         let tracking = self.tracker.track(Arc::clone(request), delivery_info(delivery, request));
         match self.wait(&admitted, &tracking).await {
             Waited::Due => self.run(delivery, &admitted, &tracking, cancel).await,
-            Waited::Refused(settlement) => self.conclude(delivery, *settlement, None).await,
+            Waited::Refused(settlement) => {
+                self.conclude(delivery, *settlement, None).await;
+            }
             Waited::Stopping => give_back(&delivery.acker).await,
         }
     }
@@ -129,7 +139,9 @@ impl Work {
         };
         self.metrics.observe_runtime(&request.task, runtime);
         let settlement = settle(admitted, ended, Timestamp::now());
-        self.conclude(delivery, settlement, Some(runtime)).await;
+        if !self.conclude(delivery, settlement, Some(runtime)).await {
+            self.done.remember(request);
+        }
         self.metrics.busy.set(0);
         self.activity.end();
         if is_stuck {
@@ -142,8 +154,8 @@ impl Work {
         }
     }
 
-    /// Carries out what was decided: store, then acknowledge, then tell.
-    async fn conclude(&self, delivery: &Delivery, settlement: Settlement, runtime: Option<Duration>) {
+    /// Carries out what was decided: store, then acknowledge, then tell. False if the broker can't be told.
+    async fn conclude(&self, delivery: &Delivery, settlement: Settlement, runtime: Option<Duration>) -> bool {
         if let Some(meta) = &settlement.store {
             let properties = amqp::properties(&delivery.properties);
             let reply = ReplyAddress {
@@ -152,7 +164,10 @@ impl Work {
             };
             self.results.store(meta, reply, &self.health, &self.metrics).await;
         }
-        acknowledge(delivery, &settlement).await;
+        let is_acknowledged = acknowledge(delivery, settlement.disposition).await;
+        if !is_acknowledged {
+            warn!(id = settlement.id, "not acknowledged: the broker will deliver the message again");
+        }
         if let Some(event) = settlement.event {
             self.events.task(event);
         }
@@ -171,6 +186,7 @@ impl Work {
                 error!(id, task, category, problem, "message rejected: it can't be read");
             }
         }
+        is_acknowledged
     }
 }
 
@@ -190,20 +206,19 @@ fn delivery_info(delivery: &Delivery, request: &Request) -> DeliveryInfo {
     }
 }
 
-async fn acknowledge(delivery: &Delivery, settlement: &Settlement) {
-    let told = match settlement.disposition {
+/// Tells the broker what became of a message; false if it can't be told.
+async fn acknowledge(delivery: &Delivery, disposition: Disposition) -> bool {
+    let told = match disposition {
         Disposition::Ack => answer("acknowledge", delivery.acker.ack(BasicAckOptions::default())).await,
         Disposition::Reject => {
             answer("reject", delivery.acker.reject(BasicRejectOptions { requeue: false })).await
         }
     };
-    let problem = match told {
-        Ok(true) => return,
-        Ok(false) => "the connection it came on is gone".to_owned(),
-        Err(error) => error.describe(),
-    };
     // Never on another channel: delivery tags of one mean something else on the next.
-    warn!(id = settlement.id, problem, "not acknowledged: the broker will deliver the message again");
+    told.unwrap_or_else(|error| {
+        debug!(error = error.describe(), "the broker can't be told");
+        false
+    })
 }
 
 /// Puts a message back into its queue.

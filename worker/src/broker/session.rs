@@ -170,11 +170,8 @@ impl Feed {
     async fn run(self, mut stopped: oneshot::Receiver<()>) {
         let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
         loop {
-            let consumer = tokio::select! {
-                biased;
-                _ = &mut stopped => return,
-                consumer = self.start() => consumer,
-            };
+            // Not to be interrupted: a consumer that the broker has and we don't know of would keep its messages for itself.
+            let consumer = self.start().await;
             let problem = match consumer {
                 Ok(consumer) => {
                     debug!(queue = self.queue.name, "consuming");

@@ -1,0 +1,70 @@
+//! Calls that were done with but could not be acknowledged, because their connection was lost meanwhile.
+//!
+//! The broker delivers their messages again. If that is to this worker, it need not run the task a second time: it knows
+//! that the result is stored.
+
+use std::{
+    collections::VecDeque,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use celery_protocol::Request;
+
+/// How many are remembered. A connection is lost with one message in hand, so this is for many losses.
+const REMEMBERED: usize = 100;
+
+/// The calls that were done with, each by id and number of retries: a retry has the id of what it repeats.
+#[derive(Debug, Default)]
+pub(crate) struct Done(Mutex<VecDeque<(String, u32)>>);
+
+impl Done {
+    /// The call is done with, but its message will be delivered again.
+    pub(crate) fn remember(&self, request: &Request) {
+        let mut calls = self.calls();
+        calls.push_back((request.id.clone(), request.retries));
+        if calls.len() > REMEMBERED {
+            calls.pop_front();
+        }
+    }
+
+    /// Whether a message that is delivered again is of a call that is done with. It is forgotten then.
+    pub(crate) fn recall(&self, request: &Request) -> bool {
+        let mut calls = self.calls();
+        let known = calls.iter().position(|(id, retries)| (id, *retries) == (&request.id, request.retries));
+        known.and_then(|index| calls.remove(index)).is_some()
+    }
+
+    fn calls(&self) -> MutexGuard<'_, VecDeque<(String, u32)>> {
+        // Calls are whole or not there, so a panic elsewhere leaves nothing that could mislead.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use celery_protocol::Arguments;
+
+    use super::*;
+
+    fn request(id: &str, retries: u32) -> Request {
+        Request { retries, ..Request::new("t.add", id, Arguments::default()) }
+    }
+
+    #[test]
+    fn a_call_is_recalled_once_and_a_retry_is_another() {
+        let done = Done::default();
+        done.remember(&request("a", 0));
+        assert!(!done.recall(&request("a", 1)) && !done.recall(&request("b", 0)));
+        assert!(done.recall(&request("a", 0)));
+        assert!(!done.recall(&request("a", 0)));
+    }
+
+    #[test]
+    fn the_oldest_are_forgotten() {
+        let done = Done::default();
+        for retries in 0..=u32::try_from(REMEMBERED).unwrap() {
+            done.remember(&request("a", retries));
+        }
+        assert!(!done.recall(&request("a", 0)) && done.recall(&request("a", 1)));
+    }
+}
