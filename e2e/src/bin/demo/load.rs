@@ -46,11 +46,8 @@ impl Load {
         let folder = paths::target().join("demo");
         std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
         Ok(Self {
-            python: stage.python.clone(),
-            environment: [
-                ("BROKER_URL", stage.broker_url.clone()),
-                ("RESULT_URL", stage.results_url.clone()),
-            ],
+            python,
+            environment: [("BROKER_URL", cluster.rabbitmq.amqp_url()), ("RESULT_URL", cluster.redis.url())],
             ids: folder.join("ids.jsonl"),
             tasks,
             threads,
