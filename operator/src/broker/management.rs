@@ -1,5 +1,6 @@
 //! The few calls to RabbitMQ's management API that the operator makes.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use celery_client::BrokerAddress;
@@ -68,32 +69,39 @@ impl Management {
 
     /// All policies of a virtual host.
     pub(super) async fn policies(&self, vhost: &str) -> Result<Vec<Policy>, ManagementError> {
-        let answer = self.call(Method::GET, &["policies", vhost], None).await?;
+        let answer = self.call(Method::GET, &["policies", vhost], &[], None).await?;
         serde_json::from_value(answer.unwrap_or(Value::Array(Vec::new())))
             .map_err(|error| ManagementError::Unexpected(error.to_string()))
     }
 
-    /// Name of the policy that applies to a queue.
-    pub(super) async fn policy_of(
+    /// Names of the policies that apply to the queues of a virtual host, by queue.
+    ///
+    /// A listing without statistics is the one answer that knows at once: that of a single queue lags behind by seconds.
+    pub(super) async fn applied_policies(
         &self,
         vhost: &str,
-        queue: &str,
-    ) -> Result<Option<String>, ManagementError> {
-        let answer = self.call(Method::GET, &["queues", vhost, queue], None).await?;
-        let policy =
-            answer.as_ref().and_then(|queue| queue["policy"].as_str()).filter(|policy| !policy.is_empty());
-        Ok(policy.map(str::to_owned))
+    ) -> Result<HashMap<String, String>, ManagementError> {
+        let answer = self.call(Method::GET, &["queues", vhost], &[("disable_stats", "true")], None).await?;
+        let policy_of = |queue: &Value| {
+            let policy = queue["policy"].as_str().filter(|policy| !policy.is_empty())?;
+            Some((queue["name"].as_str()?.to_owned(), policy.to_owned()))
+        };
+        Ok(answer
+            .iter()
+            .flat_map(|queues| queues.as_array().into_iter().flatten())
+            .filter_map(policy_of)
+            .collect())
     }
 
     pub(super) async fn put_policy(&self, vhost: &str, policy: &Policy) -> Result<(), ManagementError> {
         let body =
             serde_json::to_vec(policy).map_err(|error| ManagementError::Unexpected(error.to_string()))?;
-        self.call(Method::PUT, &["policies", vhost, &policy.name], Some(body)).await?;
+        self.call(Method::PUT, &["policies", vhost, &policy.name], &[], Some(body)).await?;
         Ok(())
     }
 
     pub(super) async fn delete_policy(&self, vhost: &str, name: &str) -> Result<(), ManagementError> {
-        self.call(Method::DELETE, &["policies", vhost, name], None).await?;
+        self.call(Method::DELETE, &["policies", vhost, name], &[], None).await?;
         Ok(())
     }
 
@@ -102,10 +110,12 @@ impl Management {
         &self,
         method: Method,
         path: &[&str],
+        query: &[(&str, &str)],
         body: Option<Vec<u8>>,
     ) -> Result<Option<Value>, ManagementError> {
         let path: Vec<String> = path.iter().map(|segment| percent_encode(segment)).collect();
-        let url = format!("{}/api/{}", self.base, path.join("/"));
+        let query: Vec<String> = query.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let url = format!("{}/api/{}?{}", self.base, path.join("/"), query.join("&"));
         let mut request = self
             .client
             .request(method, url)

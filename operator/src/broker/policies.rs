@@ -70,6 +70,8 @@ async fn synchronize(
         .filter(|policy| policy.name.starts_with(POLICY_PREFIX))
         .map(|policy| (policy.name.as_str(), policy))
         .collect();
+    // Asked for only if something is to be written.
+    let mut applied: Option<HashMap<String, String>> = None;
     for queue in queues {
         let name = queue.policy_name();
         let found = existing.get(name.as_str());
@@ -90,8 +92,12 @@ async fn synchronize(
         if found == Some(&&wanted) {
             continue;
         }
-        match management.policy_of(vhost, &queue.name).await? {
-            Some(foreign) if foreign != name => {
+        let applied = match &applied {
+            Some(applied) => applied,
+            None => applied.insert(management.applied_policies(vhost).await?),
+        };
+        match applied.get(&queue.name) {
+            Some(foreign) if *foreign != name => {
                 let definition = Value::Object(queue.policy.clone());
                 problems.insert(
                     queue.name.clone(),

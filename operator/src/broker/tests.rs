@@ -1,1 +1,428 @@
+//! Against a real RabbitMQ: each test in a virtual host of its own, which goes with it.
 
+use std::time::{Duration, Instant};
+
+use celery_client::amqp::short;
+use celery_protocol::event::EXCHANGE;
+use lapin::options::{
+    BasicGetOptions, BasicPublishOptions, BasicRejectOptions, QueueDeclareOptions, QueueDeleteOptions,
+    QueuePurgeOptions,
+};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, Channel};
+use serde_json::{Value, json};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::time::timeout;
+
+use super::*;
+use crate::plan::autoscaler::Backlog;
+use crate::plan::reason::Reason;
+use crate::plan::status::{BrokerState, Policies, QueueState};
+
+/// Longest wait for something to be seen.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A virtual host, and a hub that uses it.
+struct World {
+    hub: Hub,
+    changes: UnboundedReceiver<ObjectRef<TaskQueue>>,
+    address: BrokerAddress,
+    channel: Channel,
+    http: Http,
+    /// Its drop ends the connection.
+    _connection: lapin::Connection,
+}
+
+/// The management API.
+struct Http {
+    client: reqwest::Client,
+    base: String,
+    vhost: String,
+}
+
+impl Http {
+    async fn send(&self, method: reqwest::Method, path: &str, body: Option<Value>) -> Option<Value> {
+        let mut request = self
+            .client
+            .request(method, format!("{}/api/{path}", self.base))
+            .basic_auth("guest", Some("guest"))
+            .header("content-type", "application/json");
+        if let Some(body) = body {
+            request = request.body(body.to_string());
+        }
+        let answer = request.send().await.unwrap().text().await.unwrap();
+        serde_json::from_str(&answer).ok()
+    }
+
+    async fn put(&self, path: &str, body: Value) {
+        self.send(reqwest::Method::PUT, path, Some(body)).await;
+    }
+
+    /// Name of the policy that applies to a queue.
+    async fn policy_of(&self, queue: &str) -> Value {
+        let path = format!("queues/{}?disable_stats=true", self.vhost);
+        let queues = self.send(reqwest::Method::GET, &path, None).await.unwrap();
+        let found = queues.as_array().unwrap().iter().find(|listed| listed["name"] == queue).unwrap();
+        found["policy"].clone()
+    }
+}
+
+fn management_url() -> String {
+    std::env::var("MANAGEMENT_URL").expect("MANAGEMENT_URL says where the management API is")
+}
+
+impl World {
+    async fn new(name: &str) -> Self {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let http = Http {
+            client: reqwest::Client::new(),
+            base: management_url(),
+            vhost: format!("operator-{name}-{:08x}", fastrand::u32(..)),
+        };
+        let vhost = &http.vhost;
+        http.put(&format!("vhosts/{vhost}"), json!({})).await;
+        let all = json!({"configure": ".*", "write": ".*", "read": ".*"});
+        http.put(&format!("permissions/{vhost}/guest"), all).await;
+        let address = address(&[("vhost", vhost)]);
+        let connection = celery_client::connect(&address, "test").await.unwrap();
+        let channel = connection.create_channel().await.unwrap();
+        let (sender, changes) = unbounded_channel();
+        let trigger = Arc::new(move |task_queue| drop(sender.send(task_queue)));
+        let hub = Hub::new(format!("hub of {vhost}"), trigger, Arc::new(Metrics::new().unwrap()));
+        Self { hub, changes, address, channel, http, _connection: connection }
+    }
+
+    fn subscribe(&self, task_queue: &str, queues: Value) -> ObjectRef<TaskQueue> {
+        self.subscribe_at(&self.address, task_queue, queues)
+    }
+
+    fn subscribe_at(&self, address: &BrokerAddress, task_queue: &str, queues: Value) -> ObjectRef<TaskQueue> {
+        let key = ObjectRef::new(task_queue).within("default");
+        let nodes = vec![format!("celery@{task_queue}-worker")];
+        self.hub.subscribe(&key, address, &Arc::new(topology(task_queue, queues)), nodes);
+        key
+    }
+
+    /// Waits until what is known of a TaskQueue is as expected.
+    async fn until(&mut self, task_queue: &ObjectRef<TaskQueue>, expected: impl Fn(&View) -> bool) -> View {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let view = self.hub.view(task_queue, Instant::now()).unwrap();
+            if expected(&view) {
+                return view;
+            }
+            assert!(Instant::now() < deadline, "still {view:?}");
+            // A change is told; looking without one too only helps tests about time.
+            let _ = timeout(Duration::from_millis(100), self.changes.recv()).await;
+        }
+    }
+
+    async fn until_declared(&mut self, task_queue: &ObjectRef<TaskQueue>) {
+        self.until(task_queue, |view| view.queues == QueueState::Declared(Policies::Applied)).await;
+    }
+
+    async fn publish(&self, queue: &str, messages: usize) {
+        for _ in 0..messages {
+            let options = BasicPublishOptions::default();
+            let properties = BasicProperties::default();
+            self.channel.basic_publish(short(""), short(queue), options, b"x", properties).await.unwrap();
+        }
+    }
+
+    /// Publishes an event as a worker does.
+    async fn event(&self, kind: &str, node: &str, active: u32) {
+        let event = json!({
+            "type": kind, "hostname": node, "active": active, "processed": 1, "freq": 2.0, "loadavg": [0.1, 0.1, 0.1],
+            "sw_ident": "test", "sw_ver": "0", "sw_sys": "Linux", "pid": 1, "clock": 1, "utcoffset": 0, "timestamp": 1.5,
+        });
+        let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
+        let (key, body) = (kind.replace('-', "."), event.to_string());
+        self.channel
+            .basic_publish(short(EXCHANGE), short(&key), options, body.as_bytes(), properties)
+            .await
+            .unwrap();
+    }
+
+    async fn end(self) {
+        let path = format!("vhosts/{}", self.http.vhost);
+        self.http.send(reqwest::Method::DELETE, &path, None).await;
+    }
+}
+
+/// The address of the test broker with some keys of its Secret replaced.
+fn address(replaced: &[(&str, &str)]) -> BrokerAddress {
+    let url = std::env::var("AMQP_URL").expect("AMQP_URL says where the broker is");
+    let broker: BrokerAddress = url.parse().unwrap();
+    let (port, management) = (broker.port.to_string(), management_url());
+    let mut keys = std::collections::BTreeMap::from([
+        ("host", broker.host.as_str()),
+        ("port", &port),
+        ("username", &broker.username),
+        ("password", &broker.password),
+        ("managementUri", &management),
+    ]);
+    keys.extend(replaced.iter().copied());
+    BrokerAddress::from_fields(keys).unwrap()
+}
+
+fn topology(task_queue: &str, queues: Value) -> Topology {
+    let task_queue = json!({
+        "apiVersion": "soloist.dev/v1alpha1",
+        "kind": "TaskQueue",
+        "metadata": {"name": task_queue},
+        "spec": {
+            "broker": {"secretRef": {"name": "rabbitmq"}},
+            "queues": queues,
+            "worker": {"image": "w"},
+            "scaling": {"maxReplicas": 5},
+        },
+    });
+    Topology::new(&serde_json::from_value(task_queue).unwrap())
+}
+
+#[tokio::test]
+#[ignore = "needs RabbitMQ: AMQP_URL, MANAGEMENT_URL"]
+async fn declares_queues_as_celery_clients_expect_them() {
+    let mut world = World::new("declare").await;
+    let red = world.subscribe("red", json!([]));
+    world.until_declared(&red).await;
+    // What every Celery client does before it publishes.
+    let durable = QueueDeclareOptions { durable: true, ..Default::default() };
+    world.channel.queue_declare(short("red"), durable, FieldTable::default()).await.unwrap();
+    let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
+    world.channel.basic_publish(short("red"), short("red"), options, b"x", properties).await.unwrap();
+    world.until(&red, |view| view.backlog == Backlog::Fresh { ready: 1 }).await;
+    world.end().await;
+}
+
+#[tokio::test]
+#[ignore = "needs RabbitMQ: AMQP_URL, MANAGEMENT_URL"]
+async fn rejected_messages_go_to_the_dead_letter_queue() {
+    for queue_type in ["classic", "quorum"] {
+        let mut world = World::new("dead").await;
+        let red = world.subscribe("red", json!([{"name": "red", "type": queue_type}]));
+        world.until_declared(&red).await;
+        assert_eq!(world.http.policy_of("red").await, "soloist.red");
+        world.publish("red", 1).await;
+        world.until(&red, |view| view.backlog == Backlog::Fresh { ready: 1 }).await;
+        let got = world.channel.basic_get(short("red"), BasicGetOptions::default()).await.unwrap().unwrap();
+        got.reject(BasicRejectOptions { requeue: false }).await.unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        while world.channel.basic_get(short("red.dead"), BasicGetOptions::default()).await.unwrap().is_none()
+        {
+            assert!(Instant::now() < deadline, "the message did not arrive");
+        }
+        world.end().await;
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs RabbitMQ: AMQP_URL, MANAGEMENT_URL"]
+async fn policies_follow_the_spec() {
+    let mut world = World::new("policies").await;
+    let policy = async |world: &World| {
+        let path = format!("policies/{}/soloist.red", world.http.vhost);
+        world.http.send(reqwest::Method::GET, &path, None).await.unwrap()["definition"].clone()
+    };
+    let red = world.subscribe("red", json!([{"name": "red", "maxLength": 5}]));
+    world.until_declared(&red).await;
+    assert_eq!(policy(&world).await["max-length"], 5);
+    world.subscribe("red", json!([{"name": "red", "maxLength": 7, "deadLetter": {"enabled": false}}]));
+    world.until_declared(&red).await;
+    assert_eq!(policy(&world).await, json!({"max-length": 7}));
+    world.subscribe("red", json!([{"name": "red", "deadLetter": {"enabled": false}}]));
+    world.until_declared(&red).await;
+    assert_eq!(policy(&world).await, Value::Null);
+    world.end().await;
+}
+
+#[tokio::test]
+#[ignore = "needs RabbitMQ: AMQP_URL, MANAGEMENT_URL"]
+async fn policy_of_somebody_else_stays_in_force() {
+    let mut world = World::new("foreign").await;
+    let path = format!("policies/{}/theirs", world.http.vhost);
+    world
+        .http
+        .put(&path, json!({"pattern": "^red$", "definition": {"max-length": 100}, "apply-to": "queues"}))
+        .await;
+    let red = world.subscribe("red", json!([]));
+    let view =
+        world.until(&red, |view| matches!(view.queues, QueueState::Declared(Policies::NotApplied(_)))).await;
+    let QueueState::Declared(Policies::NotApplied(problem)) = view.queues else { unreachable!() };
+    assert!(problem.contains("`theirs`") && problem.contains("dead-letter-routing-key"), "{problem}");
+    assert_eq!(world.http.policy_of("red").await, "theirs");
+    world.end().await;
+}
+
+#[tokio::test]
+#[ignore = "needs RabbitMQ: AMQP_URL, MANAGEMENT_URL"]
+async fn everything_but_policies_works_without_the_management_api() {
+    let mut world = World::new("nomgmt").await;
+    let vhost = world.http.vhost.clone();
+    let address = address(&[("vhost", &vhost), ("managementUri", "http://127.0.0.1:9")]);
+    let red = world.subscribe_at(&address, "red", json!([]));
+    let view =
+        world.until(&red, |view| matches!(view.queues, QueueState::Declared(Policies::NotApplied(_)))).await;
+    let QueueState::Declared(Policies::NotApplied(problem)) = view.queues else { unreachable!() };
+    assert!(problem.contains("http://127.0.0.1:9: not reachable"), "{problem}");
+    world.publish("red", 2).await;
+    world.until(&red, |view| view.backlog == Backlog::Fresh { ready: 2 }).await;
+    world.end().await;
+}
+
+#[tokio::test]
+#[ignore = "needs RabbitMQ: AMQP_URL, MANAGEMENT_URL"]
+async fn backlog_goes_up_and_down() {
+    let mut world = World::new("backlog").await;
+    let red = world.subscribe("red", json!([{"name": "red"}, {"name": "blue", "type": "quorum"}]));
+    world.until(&red, |view| view.backlog == Backlog::Fresh { ready: 0 }).await;
+    world.publish("red", 300).await;
+    world.publish("blue", 200).await;
+    world.until(&red, |view| view.backlog == Backlog::Fresh { ready: 500 }).await;
+    world.channel.queue_purge(short("red"), QueuePurgeOptions::default()).await.unwrap();
+    world.until(&red, |view| view.backlog == Backlog::Fresh { ready: 200 }).await;
+    world.end().await;
+}
+
+#[tokio::test]
+#[ignore = "needs RabbitMQ: AMQP_URL, MANAGEMENT_URL"]
+async fn queue_that_somebody_deleted_comes_back() {
+    let mut world = World::new("deleted").await;
+    let red = world.subscribe("red", json!([]));
+    let blue = world.subscribe("blue", json!([]));
+    world.until_declared(&red).await;
+    world.until_declared(&blue).await;
+    world.until(&blue, |view| view.backlog == Backlog::Fresh { ready: 0 }).await;
+    world.channel.queue_delete(short("red"), QueueDeleteOptions::default()).await.unwrap();
+    // It comes back bound to its exchange. What is published before is lost.
+    let deadline = Instant::now() + PATIENCE;
+    while !matches!(world.hub.view(&red, Instant::now()).unwrap().backlog, Backlog::Fresh { ready: 1.. }) {
+        assert!(Instant::now() < deadline, "the queue did not come back");
+        let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
+        world.channel.basic_publish(short("red"), short("red"), options, b"x", properties).await.unwrap();
+        let _ = timeout(Duration::from_millis(100), world.changes.recv()).await;
+    }
+    assert_eq!(world.hub.view(&blue, Instant::now()).unwrap().backlog, Backlog::Fresh { ready: 0 });
+    world.end().await;
+}
+
+#[tokio::test]
+#[ignore = "needs RabbitMQ: AMQP_URL, MANAGEMENT_URL"]
+async fn queue_with_other_settings_is_reported_and_left_alone() {
+    let mut world = World::new("mismatch").await;
+    let durable = QueueDeclareOptions { durable: true, ..Default::default() };
+    let mut arguments = FieldTable::default();
+    arguments.insert(short("x-max-priority"), AMQPValue::LongInt(5));
+    world.channel.queue_declare(short("red"), durable, arguments).await.unwrap();
+    world.publish("red", 3).await;
+    let red = world.subscribe("red", json!([]));
+    let blue = world.subscribe("blue", json!([]));
+    let view = world.until(&red, |view| matches!(view.queues, QueueState::Failed(_))).await;
+    let QueueState::Failed(problem) = view.queues else { unreachable!() };
+    assert_eq!(problem.reason, Reason::QueueArgumentMismatch);
+    assert!(
+        problem.message.contains("'x-max-priority'") && problem.message.contains("'5'"),
+        "{}",
+        problem.message
+    );
+    // The messages are there and can be worked on; the other TaskQueue doesn't notice.
+    world.until(&red, |view| view.backlog == Backlog::Fresh { ready: 3 }).await;
+    world.until_declared(&blue).await;
+    world.end().await;
+}
+
+#[tokio::test]
+#[ignore = "needs RabbitMQ: AMQP_URL, MANAGEMENT_URL"]
+async fn problems_with_the_connection_have_their_reasons() {
+    let mut world = World::new("reasons").await;
+    let vhost = world.http.vhost.clone();
+    for (task_queue, replaced, reason) in [
+        ("password", ("password", "canary-8d1f"), Reason::AuthFailed),
+        ("vhost", ("vhost", "no-such-vhost"), Reason::VhostRefused),
+        ("port", ("port", "9"), Reason::BrokerUnreachable),
+        ("host", ("host", "no-such-host.invalid"), Reason::BrokerUnreachable),
+    ] {
+        let address = address(&[("vhost", vhost.as_str()), replaced]);
+        let key = world.subscribe_at(&address, task_queue, json!([]));
+        let view = world.until(&key, |view| matches!(view.broker, BrokerState::Failed(_))).await;
+        let BrokerState::Failed(problem) = view.broker else { unreachable!() };
+        assert_eq!(problem.reason, reason, "{}", problem.message);
+        assert!(!problem.message.contains("canary-8d1f"), "the message has the password");
+        assert_eq!(view.backlog, Backlog::Unknown);
+    }
+    world.end().await;
+}
+
+#[tokio::test]
+#[ignore = "needs RabbitMQ: AMQP_URL, MANAGEMENT_URL"]
+async fn lost_connection_makes_the_backlog_stale_and_comes_back() {
+    let mut world = World::new("lost").await;
+    let red = world.subscribe("red", json!([]));
+    world.publish("red", 1).await;
+    world.until_declared(&red).await;
+    world.publish("red", 4).await;
+    world.until(&red, |view| matches!(view.backlog, Backlog::Fresh { ready: 4.. })).await;
+    let name = format!("hub of {}", world.http.vhost);
+    let deadline = Instant::now() + PATIENCE;
+    // The management API shows a connection only after a few seconds.
+    let connection = loop {
+        let listed = world.http.send(reqwest::Method::GET, "connections", None).await.unwrap();
+        let listed = listed.as_array().cloned().unwrap_or_default();
+        if let Some(found) = listed.iter().find(|listed| listed["user_provided_name"] == name.as_str()) {
+            break found["name"].as_str().unwrap().replace(' ', "%20").replace('>', "%3E");
+        }
+        assert!(Instant::now() < deadline, "the connection is not listed");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    };
+    world.http.send(reqwest::Method::DELETE, &format!("connections/{connection}"), None).await;
+    let view = world.until(&red, |view| matches!(view.broker, BrokerState::Failed(_))).await;
+    assert!(matches!(view.backlog, Backlog::Stale { ready: 4.. }), "{view:?}");
+    world.until(&red, |view| matches!(view.backlog, Backlog::Fresh { ready: 4.. })).await;
+    world.end().await;
+}
+
+#[tokio::test]
+#[ignore = "needs RabbitMQ: AMQP_URL, MANAGEMENT_URL"]
+async fn heartbeats_say_what_workers_run() {
+    let mut world = World::new("heartbeat").await;
+    let red = world.subscribe("red", json!([]));
+    world.until_declared(&red).await;
+    // The queue of events may not be bound yet when the first one is published.
+    let deadline = Instant::now() + PATIENCE;
+    while world.hub.view(&red, Instant::now()).unwrap().active.is_empty() {
+        assert!(Instant::now() < deadline, "no heartbeat arrived");
+        world.event("worker-heartbeat", "celery@red-worker", 1).await;
+        world.event("worker-heartbeat", "celery@somebody-else", 7).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let view = world.hub.view(&red, Instant::now()).unwrap();
+    assert_eq!(view.active, [("celery@red-worker".to_owned(), 1)].into());
+    let later = Instant::now() + SILENT_AFTER;
+    assert!(world.hub.view(&red, later).unwrap().active.is_empty(), "an old heartbeat says nothing");
+    world.event("worker-offline", "celery@red-worker", 0).await;
+    world.until(&red, |view| view.active.is_empty()).await;
+    world.end().await;
+}
+
+#[tokio::test]
+#[ignore = "needs RabbitMQ: AMQP_URL, MANAGEMENT_URL"]
+async fn many_task_queues_share_one_connection() {
+    let mut world = World::new("share").await;
+    let keys: Vec<_> = (0..50)
+        .map(|number| {
+            world.subscribe(
+                &format!("q{number}"),
+                json!([{"name": format!("q{number}"), "deadLetter": {"enabled": false}}]),
+            )
+        })
+        .collect();
+    for key in &keys {
+        world.until(key, |view| matches!(view.backlog, Backlog::Fresh { .. })).await;
+    }
+    assert_eq!(world.hub.brokers().len(), 1);
+    for key in &keys {
+        world.hub.unsubscribe(key);
+    }
+    assert_eq!(world.hub.brokers().len(), 0, "a connection that nobody uses is closed");
+    world.end().await;
+}
