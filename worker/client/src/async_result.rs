@@ -27,7 +27,7 @@ pub enum ResultError {
     },
     /// The task raised an exception, or was revoked.
     #[error(transparent)]
-    Task(#[from] TaskError),
+    Task(#[from] Box<TaskError>),
     /// The value isn't of the type that was asked for.
     #[error("the result of task `{task_id}` has another type")]
     Type {
@@ -104,7 +104,12 @@ impl AsyncResult {
         let unexplained = || Exception::new("builtins", "Exception", Vec::new());
         let exception = meta.exception().unwrap_or_else(unexplained);
         let TaskMeta { status: state, traceback, .. } = meta;
-        Err(TaskError { task_id: self.task_id.clone(), state, exception, traceback }.into())
+        Err(ResultError::Task(Box::new(TaskError {
+            task_id: self.task_id.clone(),
+            state,
+            exception,
+            traceback,
+        })))
     }
 
     /// Waits until the task has ended, however that was.

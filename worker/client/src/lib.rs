@@ -9,10 +9,11 @@
 //!   protocol headers <--amqp--> lapin's tables
 //! ```
 //!
-//! [`Celery`] is where to start.
+//! [`Celery`] is where to start; [`blocking::Celery`] in a program that isn't async.
 
 pub mod amqp;
 mod async_result;
+pub mod blocking;
 pub mod broker;
 mod celery;
 pub mod connect;

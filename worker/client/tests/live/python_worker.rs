@@ -115,3 +115,20 @@ async fn each_option_reaches_the_worker() {
     celery.result("linked-by-the-caller").forget().await.unwrap();
     worker.stop().await;
 }
+
+#[test]
+#[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, REDIS_URL, PYTHON"]
+fn a_program_that_is_not_async_gets_its_results_too() {
+    for results in [setting("REDIS_URL").as_str(), "rpc://"] {
+        let worker = PythonWorker::start(results);
+        let settings = Celery::builder(setting("AMQP_URL").parse().unwrap())
+            .default_queue(&*worker.queue)
+            .results(results.parse().unwrap());
+        let celery = celery_client::blocking::Celery::connect(settings).unwrap();
+        let result = celery.send_task("tk.add", &(1, 2), &()).unwrap();
+        assert_eq!(result.get::<i64>(PATIENCE).unwrap(), 3);
+        assert_eq!(result.state().unwrap(), State::Success);
+        result.forget().unwrap();
+        tokio::runtime::Runtime::new().unwrap().block_on(worker.stop());
+    }
+}

@@ -1,0 +1,143 @@
+//! The client for programs that aren't async: the same calls, each returning when it is done.
+//!
+//! ```no_run
+//! # fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use celery_client::{Celery, blocking};
+//! use std::time::Duration;
+//!
+//! let settings = Celery::builder("amqp://localhost".parse()?).results("redis://localhost".parse()?);
+//! let celery = blocking::Celery::connect(settings)?;
+//! let sum: i64 = celery.send_task("tasks.add", &(1, 2), &())?.get(Duration::from_secs(10))?;
+//! # Ok(()) }
+//! ```
+
+use crate::async_result::ResultError;
+use crate::celery::{Builder, SendError, SetupError};
+use celery_protocol::{Signature, State, TaskMeta};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::runtime::Runtime;
+
+/// Why there is no client.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The thread that does the work in the background can't be started.
+    #[error("start a runtime")]
+    Runtime(#[from] io::Error),
+    /// The broker or the result store can't be used.
+    #[error(transparent)]
+    Setup(#[from] SetupError),
+}
+
+/// A Celery client that blocks. Cheap to clone; clones share the connections, and may be used from several threads.
+///
+/// Not for use within an async runtime: there, use [`crate::Celery`].
+#[derive(Clone, Debug)]
+pub struct Celery {
+    celery: crate::Celery,
+    runtime: Arc<Runtime>,
+}
+
+/// A result that may not be there yet; see [`crate::AsyncResult`].
+#[derive(Debug)]
+pub struct AsyncResult {
+    result: crate::AsyncResult,
+    runtime: Arc<Runtime>,
+}
+
+impl Celery {
+    /// Connects to the broker and the result store.
+    ///
+    /// # Errors
+    /// When either can't be reached or refuses.
+    pub fn connect(settings: Builder) -> Result<Self, ConnectError> {
+        // One thread of its own, so that confirms and results come in while nobody waits for them.
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        let celery = runtime.block_on(settings.connect())?;
+        Ok(Self { celery, runtime: Arc::new(runtime) })
+    }
+
+    /// Sends a task by name; see [`crate::Celery::send_task`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn send_task(
+        &self,
+        task: &str,
+        args: &(impl Serialize + ?Sized),
+        kwargs: &(impl Serialize + ?Sized),
+    ) -> Result<AsyncResult, SendError> {
+        let result = self.runtime.block_on(self.celery.send_task(task, args, kwargs))?;
+        Ok(self.blocking(result))
+    }
+
+    /// Sends a task with all its options; see [`crate::Celery::send`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn send(&self, signature: &Signature) -> Result<AsyncResult, SendError> {
+        let result = self.runtime.block_on(self.celery.send(signature))?;
+        Ok(self.blocking(result))
+    }
+
+    /// The result of a task that was sent earlier, by any client.
+    #[must_use]
+    pub fn result(&self, task_id: &str) -> AsyncResult {
+        self.blocking(self.celery.result(task_id))
+    }
+
+    /// States and results of many tasks at once; see [`crate::Celery::results`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn results<S: AsRef<str>>(&self, task_ids: &[S]) -> Result<Vec<Option<TaskMeta>>, ResultError> {
+        self.runtime.block_on(self.celery.results(task_ids))
+    }
+
+    fn blocking(&self, result: crate::AsyncResult) -> AsyncResult {
+        AsyncResult { result, runtime: Arc::clone(&self.runtime) }
+    }
+}
+
+impl AsyncResult {
+    /// Id of the task.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        self.result.id()
+    }
+
+    /// Waits until the task has ended, and returns the value that it returned; see [`crate::AsyncResult::get`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn get<T: DeserializeOwned>(&self, timeout: Duration) -> Result<T, ResultError> {
+        self.runtime.block_on(self.result.get(timeout))
+    }
+
+    /// Waits until the task has ended, however that was.
+    ///
+    /// # Errors
+    /// When it hasn't ended in time, or there is no way to know.
+    pub fn wait(&self, timeout: Duration) -> Result<TaskMeta, ResultError> {
+        self.runtime.block_on(self.result.wait(timeout))
+    }
+
+    /// Where the task is in its life.
+    ///
+    /// # Errors
+    /// When there is no way to know.
+    pub fn state(&self) -> Result<State, ResultError> {
+        self.runtime.block_on(self.result.state())
+    }
+
+    /// Deletes the result.
+    ///
+    /// # Errors
+    /// When the store can't be reached.
+    pub fn forget(self) -> Result<(), ResultError> {
+        self.runtime.block_on(self.result.forget())
+    }
+}
