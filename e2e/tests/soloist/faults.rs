@@ -63,11 +63,16 @@ async fn a_worker_that_is_told_to_stop_finishes_its_task_and_exits_with_0() -> R
 
             // The first run's result: had the message come back, another worker would need TASK_SECONDS more.
             support::value(&result, Duration::from_secs(2)).await?;
-            until_workers(&test, "jobs", 1).await?;
-            for pod in test.pods("jobs").await? {
-                let received = test.worker_metric(&pod, "soloist_task_received_total").await?;
-                ensure!(received == 0.0, "{} received the task again", pod.name_any());
-            }
+            let successor = wait::until("the worker in its place", support::START, || async {
+                Ok(test
+                    .pods("jobs")
+                    .await?
+                    .into_iter()
+                    .find(|pod| pod.name_any() != worker && support::is_ready(pod)))
+            })
+            .await?;
+            let received = test.worker_metric(&successor, "soloist_task_received_total").await?;
+            ensure!(received == 0.0, "{} received the task again", successor.name_any());
             Ok(())
         })
         .await
