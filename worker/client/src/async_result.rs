@@ -8,6 +8,9 @@ use std::fmt;
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
+/// Pause before an unreachable store is asked again.
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(200);
+
 /// Why there is no value.
 #[derive(Debug, thiserror::Error)]
 pub enum ResultError {
@@ -120,31 +123,48 @@ impl AsyncResult {
     /// # Cancel safety
     /// As of [`get`](Self::get).
     pub async fn wait(&self, timeout: Duration) -> Result<TaskMeta, ResultError> {
+        let mut outage = None;
         let ended = async {
             match &self.source {
                 Source::None => Err(ResultError::NoResultStore),
                 Source::Ignored => Err(ResultError::Ignored(self.task_id.clone())),
-                Source::Redis { store, subscriptions } => self.wait_in_redis(store, subscriptions).await,
+                Source::Redis { store, subscriptions } => {
+                    self.wait_in_redis(store, subscriptions, &mut outage).await
+                }
                 Source::Rpc(awaited) => self.wait_for_reply(awaited).await,
             }
         };
         // A timeout beyond what a clock can say is none.
         let Some(deadline) = Instant::now().checked_add(timeout) else { return ended.await };
-        let late = |_| ResultError::Timeout { task_id: self.task_id.clone(), waited: timeout };
-        timeout_at(deadline, ended).await.map_err(late)?
+        match timeout_at(deadline, ended).await {
+            Ok(ended) => ended,
+            Err(_) => Err(match outage {
+                Some(error) => ResultError::Store(error),
+                None => ResultError::Timeout { task_id: self.task_id.clone(), waited: timeout },
+            }),
+        }
     }
 
+    /// Waits through outages of Redis; the latest that has not passed is left in `outage`.
     async fn wait_in_redis(
         &self,
         store: &RedisResults,
         subscriptions: &Subscriptions,
+        outage: &mut Option<StoreError>,
     ) -> Result<TaskMeta, ResultError> {
         let mut watched = subscriptions.watch(task_key(&self.task_id));
         while let Some(update) = watched.updates.recv().await {
             let meta = match update {
-                Update::Subscribed => store.get(&self.task_id).await?,
+                Update::Subscribed => loop {
+                    match store.get(&self.task_id).await {
+                        Err(error) if error.is_unreachable() => *outage = Some(error),
+                        answer => break answer?,
+                    }
+                    tokio::time::sleep(ASK_AGAIN_AFTER).await;
+                },
                 Update::Stored(text) => Some(decode(&self.task_id, &text)?),
             };
+            *outage = None;
             if let Some(meta) = meta.filter(|meta| meta.status.is_final()) {
                 return Ok(meta);
             }

@@ -6,7 +6,7 @@ use celery_protocol::TaskMeta;
 use celery_protocol::result::{EXPIRES_SECONDS, task_key};
 use futures_util::StreamExt;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::{Client, ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo, Script};
+use redis::{Client, Cmd, ConnectionAddr, FromRedisValue, IntoConnectionInfo, RedisConnectionInfo, Script};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -92,11 +92,8 @@ impl RedisResults {
     /// # Errors
     /// When Redis can't be reached, or holds something else under the task's key.
     pub async fn get(&self, task_id: &str) -> Result<Option<TaskMeta>, StoreError> {
-        let text: Option<Vec<u8>> = redis::cmd("GET")
-            .arg(task_key(task_id))
-            .query_async(&mut self.connection.clone())
-            .await
-            .map_err(|source| StoreError::Redis { action: "read a result", source })?;
+        let text: Option<Vec<u8>> =
+            self.ask("read a result", redis::cmd("GET").arg(task_key(task_id))).await?;
         text.map(|text| decode(task_id, &text)).transpose()
     }
 
@@ -108,11 +105,7 @@ impl RedisResults {
         // The chunks are asked for one after the other and answered while the next is on its way.
         let chunks = task_ids.chunks(CHUNK).map(|ids| async move {
             let keys: Vec<String> = ids.iter().map(|id| task_key(id.as_ref())).collect();
-            let texts: Vec<Option<Vec<u8>>> = redis::cmd("MGET")
-                .arg(keys)
-                .query_async(&mut self.connection.clone())
-                .await
-                .map_err(|source| StoreError::Redis { action: "read results", source })?;
+            let texts: Vec<Option<Vec<u8>>> = self.ask("read results", redis::cmd("MGET").arg(keys)).await?;
             let metas = ids
                 .iter()
                 .zip(texts)
@@ -132,11 +125,17 @@ impl RedisResults {
     /// # Errors
     /// When Redis can't be reached.
     pub async fn forget(&self, task_id: &str) -> Result<(), StoreError> {
-        redis::cmd("DEL")
-            .arg(task_key(task_id))
-            .query_async(&mut self.connection.clone())
-            .await
-            .map_err(|source| StoreError::Redis { action: "delete a result", source })
+        self.ask("delete a result", redis::cmd("DEL").arg(task_key(task_id))).await
+    }
+
+    /// Asks once more over a new connection, if the connection turns out to be lost.
+    async fn ask<T: FromRedisValue>(&self, action: &'static str, command: &Cmd) -> Result<T, StoreError> {
+        let mut connection = self.connection.clone();
+        let answer = match command.query_async(&mut connection).await {
+            Err(error) if error.is_connection_dropped() => command.query_async(&mut connection).await,
+            answer => answer,
+        };
+        answer.map_err(|source| StoreError::Redis { action, source })
     }
 }
 

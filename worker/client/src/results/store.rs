@@ -32,6 +32,18 @@ pub enum StoreError {
     },
 }
 
+impl StoreError {
+    /// Whether the store can't be reached, so that asking again later may help.
+    #[must_use]
+    pub fn is_unreachable(&self) -> bool {
+        match self {
+            Self::Redis { source, .. } => source.is_connection_dropped() || source.is_timeout(),
+            Self::Rpc { source, .. } => source.is_io_error() || source.can_be_recovered(),
+            Self::Damaged { .. } => false,
+        }
+    }
+}
+
 /// Where the caller of a task waits for its answer over RPC.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReplyAddress<'a> {

@@ -3,5 +3,6 @@
 #![expect(clippy::unwrap_used, reason = "these are tests")]
 
 mod broker;
+mod outage;
 mod python_worker;
 mod support;

@@ -16,6 +16,12 @@ async fn adds_and_fails(celery: &Celery) {
     let result = celery.send_task("tk.add", &(), &json!({"x": "a", "y": "b"})).await.unwrap();
     assert_eq!(result.get::<String>(PATIENCE).await.unwrap(), "ab");
 
+    let spawned = celery.clone();
+    let sum = tokio::spawn(async move {
+        spawned.send_task("tk.add", &(2, 2), &()).await.unwrap().get::<i64>(PATIENCE).await
+    });
+    assert_eq!(sum.await.unwrap().unwrap(), 4);
+
     let failed = celery.send_task("tk.fail", &(), &()).await.unwrap();
     let ResultError::Task(error) = failed.get::<Value>(PATIENCE).await.unwrap_err() else {
         panic!("the task did not fail");

@@ -1,7 +1,11 @@
 //! A real Python worker, and clients of it.
 
 use celery_client::{Celery, ResultStoreAddress};
+use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
 /// A setting that a test can't do without.
 pub(crate) fn setting(name: &str) -> String {
@@ -79,4 +83,41 @@ pub(crate) async fn delete(queue: &str) {
     let channel = connection.expect("connect").create_channel().await.expect("channel");
     let _ = channel.queue_delete(queue.into(), Default::default()).await;
     let _ = channel.exchange_delete(queue.into(), Default::default()).await;
+}
+
+/// A way to a server that can be cut.
+pub(crate) struct Proxy {
+    pub(crate) port: u16,
+    is_open: watch::Sender<bool>,
+}
+
+impl Proxy {
+    pub(crate) async fn to(server: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (is_open, state) = watch::channel(true);
+        tokio::spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                let mut state = state.clone();
+                tokio::spawn(async move {
+                    if !*state.borrow_and_update() {
+                        return;
+                    }
+                    let Ok(mut server) = TcpStream::connect(server).await else { return };
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
+                        _ = state.wait_for(|is_open| !is_open) => {}
+                    }
+                });
+            }
+        });
+        Self { port, is_open }
+    }
+
+    /// Drops all connections, and those made in the meantime.
+    pub(crate) async fn cut_for(&self, time: Duration) {
+        self.is_open.send_replace(false);
+        tokio::time::sleep(time).await;
+        self.is_open.send_replace(true);
+    }
 }
