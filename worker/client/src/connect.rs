@@ -56,9 +56,10 @@ pub async fn connect(address: &BrokerAddress, name: &str) -> Result<Connection, 
     let refused = |source| ConnectError::Refused { address: address.to_string(), source };
     let properties = ConnectionProperties::default().with_connection_name(name.into());
     let runtime = lapin::runtime::default_runtime().map_err(refused)?;
-    let connecting =
-        Connection::connect_uri_with_config(address.amqp_uri(), properties, address.tls_config(), runtime);
-    // Lapin's own timeout covers TCP only, not a server that accepts and then says nothing.
+    let mut uri = address.amqp_uri();
+    // One clock decides. Lapin's would end as another error, and not at every stage of connecting.
+    uri.query.connection_timeout = None;
+    let connecting = Connection::connect_uri_with_config(uri, properties, address.tls_config(), runtime);
     match tokio::time::timeout(address.connect_timeout, connecting).await {
         Ok(connected) => connected.map_err(refused),
         Err(_) => {
