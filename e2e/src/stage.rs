@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
 use crate::cluster::Cluster;
 use crate::{chart, go_tools::GoTools, images, progress::Progress, python, testing};
+use anyhow::{Context, Result};
 
 /// Where they run.
 pub enum Stage {

@@ -1,7 +1,7 @@
 //! What runs, written down, so that a later run of the harness finds it again.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
@@ -70,6 +70,12 @@ pub(crate) fn lock(name: &str) -> Result<File> {
     let path = paths::cache().join(format!("{name}.lock"));
     std::fs::create_dir_all(paths::cache()).context("create the cache folder")?;
     let file = File::create(&path).with_context(|| format!("open {}", path.display()))?;
-    file.lock().with_context(|| format!("lock {}", path.display()))?;
+    if let Err(TryLockError::WouldBlock) = file.try_lock() {
+        // The state is locked for an instant only; whatever else takes minutes at most.
+        if name != "state" {
+            eprintln!("waiting for another run of the harness to let go of {}", path.display());
+        }
+        file.lock().with_context(|| format!("lock {}", path.display()))?;
+    }
     Ok(file)
 }
