@@ -11,11 +11,12 @@
 //!   (session)  (loop)           (protocol) (pure)  (threads)  (pure)
 //!
 //!   broker::Link -> celeryev <- events <- heartbeat (when), work (what)
-//!   http: /livez /readyz <- health      /metrics <- metrics      stop <- signals
+//!   broker::Link <-> celery.pidbox: control <-> tracker, revoked, limits, queues
+//!   http: /livez /readyz <- health      /metrics <- metrics      stop <- signals, control
 //! ```
 //!
 //! # Threads
-//! One thread talks to the outside: AMQP, heartbeats, events, results, HTTP. Tasks have threads of their own, one for
+//! One thread talks to the outside: AMQP, heartbeats, events, remote control, results, HTTP. Tasks have threads of their own, one for
 //! plain functions and one, when there are any, for `async` ones. Whatever a task does, the first thread answers.
 //!
 //! # Guarantees
@@ -26,6 +27,7 @@
 //! - A message that can't be run is rejected once, with the reason stored as its result: a dead letter queue keeps it.
 //!
 //! # Limits
+//! Callbacks, chains and chords of a message are not continued, and there is no way for a task to ask for a retry.
 //! A task with an `eta` or `countdown` that arrives early is held until it is due, and nothing else is run meanwhile.
 
 mod backoff;

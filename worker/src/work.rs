@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use celery_client::{amqp, results::ReplyAddress};
-use celery_protocol::{Request, event::EventKind};
+use celery_protocol::{Embed, Request, Signature, event::EventKind};
 use jiff::Timestamp;
 use lapin::{
     Acker,
@@ -73,6 +73,13 @@ impl Work {
         self.events.task(received(request));
         let (retries, redelivered) = (request.retries, delivery.redelivered);
         info!(id = request.id, task = request.task, retries, redelivered, "task received");
+        if asks_for_more(&request.embed) {
+            warn!(
+                id = request.id,
+                task = request.task,
+                "callbacks, chains and chords are not continued by this worker"
+            );
+        }
         let tracking = self.tracker.track(Arc::clone(request), delivery_info(delivery, request));
         match self.wait(&admitted, &tracking).await {
             Waited::Due => self.run(delivery, &admitted, &tracking, cancel).await,
@@ -195,6 +202,12 @@ enum Waited {
     Due,
     Refused(Box<Settlement>),
     Stopping,
+}
+
+/// Whether something is to follow the call.
+fn asks_for_more(embed: &Embed) -> bool {
+    let some = |list: &Option<Vec<Signature>>| list.as_ref().is_some_and(|list| !list.is_empty());
+    some(&embed.callbacks) || some(&embed.errbacks) || some(&embed.chain) || embed.chord.is_some()
 }
 
 fn delivery_info(delivery: &Delivery, request: &Request) -> DeliveryInfo {
