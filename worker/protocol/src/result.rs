@@ -1,5 +1,6 @@
 //! Results: what a worker leaves under a task's id, and where.
 
+use crate::content::{self, ContentError, Limits};
 use crate::{Exception, Map, date};
 use jiff::Timestamp;
 use serde::de::{DeserializeOwned, Error as _, MapAccess, Visitor};
@@ -242,13 +243,30 @@ impl TaskMeta {
         serde_json::to_vec(self).expect("a meta has string keys only")
     }
 
-    /// Reads a stored text.
+    /// Reads a stored text, also one that Celery 5.7 has compressed with zlib.
     ///
     /// # Errors
-    /// When it isn't a task's meta.
+    /// When it isn't a task's meta, or compressed in another way.
     pub fn decode(text: &[u8]) -> serde_json::Result<Self> {
-        serde_json::from_slice(text)
+        match text.strip_prefix(COMPRESSED) {
+            None => serde_json::from_slice(text),
+            Some(compressed) => {
+                serde_json::from_slice(&decompress(compressed).map_err(serde_json::Error::custom)?)
+            }
+        }
     }
+}
+
+/// What compressed results begin with; the name of the compression follows, a NUL, and the compressed text.
+const COMPRESSED: &[u8] = b"\0celery-compressed\0";
+
+fn decompress(compressed: &[u8]) -> Result<Vec<u8>, ContentError> {
+    let end = compressed.iter().position(|byte| *byte == 0).unwrap_or(compressed.len());
+    let (name, text) = compressed.split_at(end);
+    if name != content::ZLIB.as_bytes() {
+        return Err(ContentError::Compression(String::from_utf8_lossy(name).into_owned()));
+    }
+    content::inflate(text.get(1..).unwrap_or_default(), Limits::default().decompressed_bytes)
 }
 
 fn raw(value: &impl Serialize) -> Box<RawValue> {

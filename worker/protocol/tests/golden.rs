@@ -282,6 +282,25 @@ fn results_survive_byte_for_byte_but_for_spaces() {
 }
 
 #[test]
+fn compressed_results_are_read() {
+    #[derive(Deserialize)]
+    struct Compressed {
+        key: String,
+        base64: String,
+    }
+    for Compressed { key, base64 } in read("5.7.0", "results_compressed.json") {
+        let stored = celery_protocol::json::decode_base64(&base64).unwrap();
+        assert!(stored.starts_with(b"\0"));
+        let meta = TaskMeta::decode(&stored).unwrap();
+        assert_eq!(task_key(&meta.task_id), key);
+        let (args, _): (Vec<String>, Value) = meta.result_as().unwrap();
+        assert_eq!(args[0].len(), 3000);
+        let damaged = TaskMeta::decode(&stored[..stored.len() - 10]).unwrap_err();
+        assert!(damaged.to_string().contains("damaged"), "{damaged}");
+    }
+}
+
+#[test]
 fn a_saved_group_holds_its_members() {
     for version in VERSIONS {
         let stored: Vec<Stored> = read(version, "results.json");
