@@ -84,6 +84,9 @@ struct Told {
 #[derive(Clone, Copy)]
 struct Heartbeat {
     active: u32,
+    /// What `active` was when the queues were read last. A task that a worker takes leaves the queue and shows here, and would
+    /// count twice if one were older than the other.
+    active_when_read: Option<u32>,
     seen_at: Instant,
 }
 
@@ -222,7 +225,10 @@ impl Shared {
         for (queue, ready, took) in lengths {
             state.readings.entry(queue).or_default().update(ready, took, now);
         }
-        state.heartbeats.retain(|_, heartbeat| now.duration_since(heartbeat.seen_at) < FORGET_WORKER_AFTER);
+        state.heartbeats.retain(|_, heartbeat| {
+            heartbeat.active_when_read = Some(heartbeat.active);
+            now.duration_since(heartbeat.seen_at) < FORGET_WORKER_AFTER
+        });
         self.tell(&mut state, now);
         state.readings.values().any(Reading::is_growing)
     }
@@ -244,7 +250,9 @@ impl Shared {
 
     /// Takes in a heartbeat of a worker.
     pub(super) fn heartbeat(&self, node: String, active: u32, now: Instant) {
-        self.state().heartbeats.insert(node, Heartbeat { active, seen_at: now });
+        let mut state = self.state();
+        let active_when_read = state.heartbeats.get(&node).and_then(|heartbeat| heartbeat.active_when_read);
+        state.heartbeats.insert(node, Heartbeat { active, active_when_read, seen_at: now });
     }
 
     /// A worker says that it stops.
@@ -386,8 +394,8 @@ impl State {
     ) -> impl Iterator<Item = (&'a str, u32)> + 'a {
         subscription.nodes.iter().filter_map(move |node| {
             let heartbeat = self.heartbeats.get(node)?;
-            (now.duration_since(heartbeat.seen_at) < SILENT_AFTER)
-                .then_some((node.as_str(), heartbeat.active))
+            let active = heartbeat.active_when_read.unwrap_or(heartbeat.active);
+            (now.duration_since(heartbeat.seen_at) < SILENT_AFTER).then_some((node.as_str(), active))
         })
     }
 

@@ -51,7 +51,7 @@ impl Backlog {
 pub struct Running {
     /// Tasks that workers say they run.
     pub tasks: u32,
-    /// Workers that are ready but do not say what they run: each may run a task or not.
+    /// Workers that have started but do not say what they run: each may run a task or not.
     pub silent_workers: u32,
 }
 
@@ -287,21 +287,18 @@ pub fn decide(observation: &Observation, history: &History, policy: &Policy, now
             ..decision(asked_for, DecisionReason::BacklogUnknown, sentence, None)
         };
     }
-    if observation.running.silent_workers > 0 {
-        let silent = observation.running.silent_workers;
-        let sentence =
-            format!("{asked_for}: {formula}, held because {silent} workers do not say what they run");
-        return Decision {
-            wanted: asked_for,
-            ..decision(asked_for, DecisionReason::WorkersSilent, sentence, None)
-        };
-    }
     // A worker that runs a task is needed, whatever the arithmetic says.
     let busy = policy.clamp(running).min(asked_for);
     let needed_now = wanted.max(busy);
     let (needed, left) = history.greatest(now, policy.stabilization).unwrap_or((needed_now, Duration::ZERO));
     let needed = policy.clamp(needed.into()).min(asked_for);
-    if needed > needed_now {
+    let silent = observation.running.silent_workers;
+    if silent > 0 && needed < asked_for {
+        let sentence =
+            format!("{asked_for}: {formula}, held because {silent} workers do not say what they run");
+        let held = decision(asked_for, DecisionReason::WorkersSilent, sentence, None);
+        Decision { wanted: needed_now, ..held }
+    } else if needed > needed_now {
         let seconds = policy.stabilization.as_secs();
         let mut sentence = format!("{formula}, but {needed} were needed within the last {seconds} s");
         let replicas = if asked_for - needed < least_step_down(asked_for) {

@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod};
 use kube::ResourceExt as _;
 
 use super::autoscaler::Running;
+use super::deployment::WORKER_CONTAINER;
 use super::metadata::node_name;
 use super::reason::Reason;
 use super::status::{Problem, Workers};
@@ -18,6 +19,8 @@ pub struct WorkerPod {
     pub node: String,
     /// Whether it consumes.
     pub ready: bool,
+    /// Whether its worker has started, and so may run a task: also one that isn't ready any more because the broker is gone.
+    pub started: bool,
     /// Whether it is about to go.
     pub terminating: bool,
     /// What keeps it from running.
@@ -42,6 +45,10 @@ impl WorkerPod {
             let init = status.init_container_statuses.iter().flatten();
             init.chain(status.container_statuses.iter().flatten())
         });
+        let worker = status
+            .and_then(|status| status.container_statuses.as_ref())
+            .and_then(|containers| containers.iter().find(|container| container.name == WORKER_CONTAINER));
+        let started = worker.is_some_and(|worker| worker.started == Some(true));
         let problem = match unschedulable {
             Some(scheduled) => Some(Problem {
                 reason: Reason::Unschedulable,
@@ -52,6 +59,7 @@ impl WorkerPod {
         Some(Self {
             node: node_name(&pod.name_any()),
             ready: condition("Ready").is_some_and(|ready| ready.status == "True"),
+            started,
             terminating: pod.metadata.deletion_timestamp.is_some(),
             problem,
         })
@@ -93,7 +101,7 @@ fn last_end(container: &ContainerStatus) -> Option<String> {
 
 /// What runs on the pods, given what their workers said lately: on those that count, and on all of them.
 ///
-/// The second number is absent while a ready worker doesn't say what it runs.
+/// The second number is absent while a worker that has started doesn't say what it runs.
 pub fn running(pods: &[WorkerPod], active: &HashMap<String, u32>) -> (Running, Option<u32>) {
     let mut running = Running { tasks: 0, silent_workers: 0 };
     let mut draining = 0;
@@ -101,7 +109,7 @@ pub fn running(pods: &[WorkerPod], active: &HashMap<String, u32>) -> (Running, O
         match active.get(&pod.node) {
             Some(tasks) if pod.terminating => draining += tasks,
             Some(tasks) => running.tasks += tasks,
-            None if pod.ready && !pod.terminating => running.silent_workers += 1,
+            None if pod.started && !pod.terminating => running.silent_workers += 1,
             None => {}
         }
     }
@@ -154,8 +162,15 @@ mod tests {
     }
 
     fn ready_pod(name: &str) -> WorkerPod {
-        let ready = json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]});
-        WorkerPod::new(&pod(name, ready)).unwrap()
+        let status = json!({
+            "phase": "Running",
+            "conditions": [{"type": "Ready", "status": "True"}],
+            "containerStatuses": [{
+                "name": "worker", "image": "i", "imageID": "", "ready": true, "started": true, "restartCount": 0,
+                "state": {"running": {}},
+            }],
+        });
+        WorkerPod::new(&pod(name, status)).unwrap()
     }
 
     fn waiting(reason: &str) -> Option<Reason> {
@@ -189,15 +204,16 @@ mod tests {
     }
 
     #[test]
-    fn ready_worker_without_heartbeat_is_silent_not_idle() {
-        let pods = [ready_pod("a"), ready_pod("b")];
+    fn worker_without_heartbeat_is_silent_not_idle() {
+        let cut_off = WorkerPod { ready: false, ..ready_pod("c") };
+        let pods = [ready_pod("a"), ready_pod("b"), cut_off];
         let active = HashMap::from([("celery@a".to_owned(), 1)]);
-        assert_eq!(running(&pods, &active), (Running { tasks: 1, silent_workers: 1 }, None));
+        assert_eq!(running(&pods, &active), (Running { tasks: 1, silent_workers: 2 }, None));
     }
 
     #[test]
     fn starting_workers_are_neither_silent_nor_busy() {
-        let starting = WorkerPod { ready: false, ..ready_pod("a") };
+        let starting = WorkerPod { ready: false, started: false, ..ready_pod("a") };
         assert_eq!(running(&[starting], &HashMap::new()), (Running { tasks: 0, silent_workers: 0 }, Some(0)));
     }
 

@@ -137,6 +137,15 @@ fn silent_workers_are_never_taken_for_idle_ones() {
 }
 
 #[test]
+fn silence_does_not_start_the_window_anew() {
+    let load = |second| if second < 40 { observed(0).silent(1) } else { observed(0) };
+    let decisions = replay(&policy(0..=50), 12, (0..=60).map(|second| (second, load(second))));
+    assert_eq!((decisions[20].replicas, decisions[20].reason), (12, DecisionReason::Stabilizing));
+    assert_eq!((decisions[39].replicas, decisions[39].reason), (12, DecisionReason::WorkersSilent));
+    assert_eq!(decisions[40].replicas, 0);
+}
+
+#[test]
 fn bounds_hold_whatever_is_known() {
     for observation in [
         observed(80).backlog(Backlog::Unknown),
