@@ -143,6 +143,7 @@ async fn a_wrong_password_is_told_apart_from_a_broker_that_is_away() {
 async fn a_broker_that_says_nothing_is_given_up() {
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut address = address();
+    address.host = "127.0.0.1".to_owned();
     address.port = silent.local_addr().unwrap().port();
     address.connect_timeout = Duration::from_millis(300);
     assert_eq!(connect(&address, "test").await.unwrap_err().category(), "timeout");
