@@ -47,10 +47,18 @@ const REACTION_SECONDS: f64 = 1.0;
 /// Seconds within which a spare worker must be expected to be needed to be worth keeping. Half of that if a new one would come in time.
 /// Simulated: at 300, a queue with a task every two minutes costs what KEDA's `cooldownPeriod` of 300 seconds makes it cost.
 const KEEP_SECONDS: f64 = 300.0;
+/// Readings that fail for no longer than this are made up for by the next one.
+const SHORT_DOUBT: Duration = Duration::from_secs(5);
 /// Workers are added with fewer than serve to this standard: at most this part of the tasks waits too long.
 const LATE_AT_MOST: f64 = 0.05;
 /// Workers are taken away with more than serve to this standard. What is between needs no change.
-const LATE_AT_LEAST: f64 = 0.02;
+const LATE_AT_LEAST: f64 = 0.03;
+
+/// A change by a smaller part of the workers is noise, as long as it isn't wanted for long. Simulated: with 0.1 there are twice as many
+/// changes, for the same waits at nearly the same cost.
+const STEP: f64 = 0.3;
+/// The same where a new worker comes in time: no spare ones are needed then, and what is too much is all cost.
+const STEP_IN_TIME: f64 = 0.2;
 
 /// What was learned so far. A new one knows nothing and assumes usual values.
 #[derive(Clone, Debug, Default)]
@@ -61,24 +69,36 @@ pub struct History {
     wanted: Wanted,
     /// When the backlog was last known; at first, since when it is not.
     known_at: Option<Instant>,
+    /// When all was last certain; at first, since when it is not.
+    certain_at: Option<Instant>,
 }
 
 impl History {
     /// Takes in an observation, as far as it is certain.
-    fn learn(&mut self, observation: &Observation, policy: &Policy, now: Instant) {
+    fn learn(&mut self, observation: &Observation, now: Instant) {
         let Observation { backlog, tasks, workers } = observation;
         self.startup.observe(workers.started.iter().map(Duration::as_secs_f64), workers.starting.is_empty());
         let known_at = self.known_at.get_or_insert(now);
         if let Backlog::Fresh { .. } = backlog {
             *known_at = now;
         }
+        let certain_at = self.certain_at.get_or_insert(now);
+        if observation.doubt().is_none() {
+            *certain_at = now;
+        }
         if tasks.silent_workers > 0 {
             return;
         }
         self.service_time.observe(tasks, now);
         if let Backlog::Fresh { ready } = *backlog {
-            self.arrivals.observe(ready, tasks, policy.wait_seconds(), now);
+            self.arrivals.observe(ready, tasks, now);
         }
+    }
+
+    /// Whether so much is unknown that it can't have been too much: then a full window of knowledge comes before workers are taken away.
+    /// A reading that fails now and then doesn't count, or one in twenty would keep all workers for ever.
+    fn is_long_in_doubt(&self, now: Instant) -> bool {
+        self.certain_at.is_some_and(|at| now.duration_since(at) > SHORT_DOUBT)
     }
 }
 
@@ -89,12 +109,11 @@ pub fn decide(
     policy: &Policy,
     now: Instant,
 ) -> (Decision, History) {
-    history.learn(observation, policy, now);
+    history.learn(observation, now);
     let terms = weigh(observation, &history, policy, now);
     let window = policy.stabilization.unwrap_or_else(|| hold::window(&terms));
     let held = policy.bounded(observation.workers.asked_for.into());
-    // What isn't known can't have been too much: a full window of knowledge comes before workers are taken away.
-    let wanted = if observation.doubt().is_some() { terms.wanted.max(held.into()) } else { terms.wanted };
+    let wanted = if history.is_long_in_doubt(now) { terms.wanted.max(held.into()) } else { terms.wanted };
     history.wanted.record(now, wanted, held.into(), window);
     let wanted_within_window = history.wanted.greatest(now, window);
     let terms = Terms { wanted_within_window, window_seconds: window.as_secs_f64(), ..terms };
@@ -131,9 +150,8 @@ fn weigh(observation: &Observation, history: &History, policy: &Policy, now: Ins
             Terms { backlog_workers: wanted, useful_workers: whole(in_system), wanted, ..terms }
         }
         Goal::MaxWaitSeconds(wait_seconds) => {
-            let answer_seconds = terms.startup_seconds + REACTION_SECONDS;
-            let load_workers =
-                for_load(&terms, wait_seconds - answer_seconds, observation.workers.asked_for, policy);
+            let answer_seconds = answer_seconds(&terms);
+            let load_workers = for_load(&terms, wait_seconds, observation.workers.asked_for, policy);
             let capacity = Capacity::new(&observation.workers, service_seconds, terms.startup_seconds);
             let backlog_workers = Backpressure { wait_seconds, answer_seconds }.workers(&waiting, &capacity);
             let spare = (f64::from(load_workers) - terms.offered_load).max(0.0);
@@ -147,16 +165,24 @@ fn weigh(observation: &Observation, history: &History, policy: &Policy, now: Ins
     }
 }
 
-/// Workers for what arrives: those there are, unless they are too few or too many. `spare_seconds` is what is left of the wait that is
-/// allowed when a new worker has started; below zero it comes too late.
-fn for_load(terms: &Terms, spare_seconds: f64, asked_for: u16, policy: &Policy) -> u32 {
-    let keep_seconds = if spare_seconds < 0.0 { KEEP_SECONDS } else { KEEP_SECONDS / 2.0 };
+/// How long a worker that is asked for now takes until it takes its first task, in seconds.
+fn answer_seconds(terms: &Terms) -> f64 {
+    terms.startup_seconds + REACTION_SECONDS
+}
+
+/// Workers for what arrives: those there are, unless they are too few or too many.
+fn for_load(terms: &Terms, wait_seconds: f64, asked_for: u16, policy: &Policy) -> u32 {
+    let in_time = wait_seconds >= answer_seconds(terms);
+    // The load may change at any time: what a new worker takes to come is kept in reserve. If it comes too late, there must be spare ones.
+    let spend_seconds = (wait_seconds - answer_seconds(terms)).max(0.0);
+    let keep_seconds = if in_time { KEEP_SECONDS / 2.0 } else { KEEP_SECONDS };
     let serve = |late, needed_within_seconds| {
-        let standard = Standard { late, wait_seconds: spare_seconds.max(0.0), needed_within_seconds };
+        let standard = Standard { late, wait_seconds: spend_seconds, needed_within_seconds };
         demand::for_load(terms.arrival_rate, terms.service_seconds, standard, policy.max.into())
     };
     let least = serve(LATE_AT_MOST, keep_seconds / 2.0);
-    let most = serve(LATE_AT_LEAST, keep_seconds).max(least);
+    // Of more than one, one more or less is no difference.
+    let most = serve(LATE_AT_LEAST, keep_seconds).max(least + u32::from(least > 1));
     let asked_for = u32::from(asked_for);
     if asked_for < least { least.midpoint(most + 1) } else { asked_for.min(most) }
 }
@@ -171,13 +197,21 @@ fn choose(
 ) -> (u16, Reason) {
     let asked_for = observation.workers.asked_for;
     let held = policy.bounded(asked_for.into());
-    if held != asked_for {
-        return (held, if held > asked_for { Reason::Floor } else { Reason::Ceiling });
+    if held < asked_for {
+        return (held, Reason::Ceiling);
     }
-    let wanted = policy.bounded(terms.wanted);
     let readable = matches!(observation.backlog, Backlog::Fresh { .. } | Backlog::Partial { .. });
+    let wanted = policy.bounded(terms.wanted);
+    if held > asked_for {
+        return if wanted > held && readable {
+            (wanted, Reason::of(wanted, terms, policy))
+        } else {
+            (held, Reason::Floor)
+        };
+    }
     if wanted > held && readable {
-        let noise = !is_due(terms, held, policy) && history.wanted.is_noise(held.into(), wanted.into(), now);
+        let noise = !is_due(terms, held, policy)
+            && history.wanted.is_noise(held.into(), wanted.into(), step(terms, policy), now);
         return if noise { (held, Reason::Steady) } else { (wanted, Reason::of(wanted, terms, policy)) };
     }
     if let Some(doubt) = observation.doubt() {
@@ -196,8 +230,19 @@ fn choose(
     if policy.bounded(terms.wanted_within_window) >= held || !history.wanted.may_lower(now, window) {
         return (held, Reason::Stabilizing);
     }
-    let lowered = policy.bounded(history.wanted.lowered(now, window, held.into(), policy.min.into()));
+    let lowered = policy.bounded(history.wanted.lowered(
+        now,
+        window,
+        held.into(),
+        policy.min.into(),
+        step(terms, policy),
+    ));
     if lowered < held { (lowered, Reason::of(lowered, terms, policy)) } else { (held, Reason::Steady) }
+}
+
+/// The smallest part of the workers by which their number is changed at once.
+fn step(terms: &Terms, policy: &Policy) -> f64 {
+    if policy.wait_seconds() >= answer_seconds(terms) { STEP_IN_TIME } else { STEP }
 }
 
 /// Whether more workers than there are must start now, so that what waits starts in time.
@@ -205,9 +250,7 @@ fn is_due(terms: &Terms, held: u16, policy: &Policy) -> bool {
     terms.backlog_workers > held.into()
         && match policy.goal {
             Goal::TasksPerWorker(_) => true,
-            Goal::MaxWaitSeconds(wait) => {
-                terms.oldest_wait_seconds + terms.startup_seconds + REACTION_SECONDS >= wait
-            }
+            Goal::MaxWaitSeconds(wait) => terms.oldest_wait_seconds + answer_seconds(terms) >= wait,
         }
 }
 

@@ -68,9 +68,11 @@ impl Capacity {
         self.consuming + self.starting.len() as f64
     }
 
-    /// Tasks that can start within `seconds`: a busy worker starts one each time it ends one.
+    /// Tasks that most likely start within `seconds`: a busy worker starts one each time it ends one. That is a matter of chance, so one
+    /// standard deviation is left out: of few workers, it may well be none that ends a task.
     fn starts(&self, seconds: f64) -> f64 {
-        self.consuming * seconds / self.service_seconds + self.fresh(seconds)
+        let ends = self.consuming * seconds / self.service_seconds;
+        (ends - ends.sqrt()).max(0.0) + self.fresh(seconds)
     }
 
     /// Those of them that workers take which are still starting, the first one of each at once.

@@ -10,12 +10,9 @@ const STARTUPS: f64 = 4.0;
 /// Service times for which it is kept, and the upper limit of that in seconds.
 const SERVICES: f64 = 2.0;
 const LONGEST_SECONDS: f64 = 120.0;
-/// A change by a smaller part of the workers is noise, as long as it isn't wanted for long. Simulated: with 0.1 there are half as many
-/// changes again, for the same waits at nearly the same cost.
-const STEP: f64 = 0.2;
-/// Seconds for which a small change must have been wanted without a break.
-const PATIENCE_UP_SECONDS: f64 = 120.0;
-const PATIENCE_DOWN_SECONDS: f64 = 300.0;
+/// Seconds for which a change smaller than a step must have been wanted without a break.
+const PATIENCE_UP_SECONDS: f64 = 60.0;
+const PATIENCE_DOWN_SECONDS: f64 = 240.0;
 
 /// How long a number that was wanted is kept, if the user doesn't say.
 pub(super) fn window(terms: &Terms) -> Duration {
@@ -64,19 +61,19 @@ impl Wanted {
         self.changed_at.is_none_or(|at| now.duration_since(at) >= window)
     }
 
-    /// The number to go down to from `held`, which may be `held` itself.
-    pub(super) fn lowered(&self, now: Instant, window: Duration, held: u32, min: u32) -> u32 {
+    /// The number to go down to from `held`, by a part of at least `step` or after long; it may be `held` itself.
+    pub(super) fn lowered(&self, now: Instant, window: Duration, held: u32, min: u32, step: f64) -> u32 {
         let greatest = self.greatest(now, window).max(min);
-        let large = f64::from(greatest) <= f64::from(held) * (1.0 - STEP);
+        let large = f64::from(greatest) <= f64::from(held) * (1.0 - step);
         let lowered =
             if large || greatest == min { greatest } else { self.greatest(now, patient(window)).max(min) };
         lowered.min(held)
     }
 
-    /// Whether asking for `wanted` instead of `held` workers would follow noise.
-    pub(super) fn is_noise(&self, held: u32, wanted: u32, now: Instant) -> bool {
+    /// Whether asking for `wanted` instead of `held` workers would follow noise: a change by less than `step`, not for long.
+    pub(super) fn is_noise(&self, held: u32, wanted: u32, step: f64, now: Instant) -> bool {
         let lacking = self.lacking_since.map_or(0.0, |since| now.duration_since(since).as_secs_f64());
-        lacking < PATIENCE_UP_SECONDS && f64::from(wanted) < f64::from(held) * (1.0 + STEP)
+        lacking < PATIENCE_UP_SECONDS && f64::from(wanted) < f64::from(held) * (1.0 + step)
     }
 }
 

@@ -5,13 +5,15 @@ use std::time::Instant;
 
 use super::Tasks;
 
-/// A short average and longer ones of the arrival rate, in seconds. Simulated: 10/30/180 to 20/90/300 do much the same.
-const WINDOWS: [f64; 3] = [15.0, 60.0, 240.0];
-/// Two averages contradict each other when they differ by more standard deviations of the shorter one. About 3 of their difference,
-/// since the averages share what is recent.
-const CONTRADICTION: f64 = 2.2;
-/// A rate of so many arrivals within the silence since the last one is ruled out: at random, one silence in a hundred is longer.
-const SILENT_ARRIVALS: f64 = 4.6;
+/// A short average and longer ones of the arrival rate, in seconds. Simulated: 24/90/360 do much the same.
+const WINDOWS: [f64; 4] = [20.0, 80.0, 320.0, 1280.0];
+/// Parts of a window, which are forgotten one after the other.
+const BINS: usize = 16;
+/// Two averages contradict each other when they differ by more standard deviations of the shorter one. That is about 3 of their
+/// difference, since the averages have the latest arrivals in common.
+const CONTRADICTION: f64 = 2.4;
+/// A rate of so many arrivals within the silence since the last one is ruled out: at random, one silence in twenty is longer.
+const SILENT_ARRIVALS: f64 = 3.0;
 /// How fast a drop of what is in the system that no finished task explains (a purge, a lost message) is forgotten, in seconds.
 const FORGET_SECONDS: f64 = 10.0;
 /// Steps of the arrival curve that are kept. With one a second: a quarter of an hour of arrivals that all wait.
@@ -42,7 +44,7 @@ pub(super) struct Arrivals {
     previous: Option<(Instant, f64)>,
     /// Below zero while more arrivals were counted than came: the parts of a reading are not all of the same instant.
     carry: f64,
-    averages: [f64; WINDOWS.len()],
+    averages: [Average; WINDOWS.len()],
     arrived_at: Option<Instant>,
     /// Messages that arrived at an instant or soon after it, the oldest first.
     curve: VecDeque<(Instant, u64)>,
@@ -50,7 +52,7 @@ pub(super) struct Arrivals {
 
 impl Arrivals {
     /// Takes in a reading.
-    pub(super) fn observe(&mut self, ready: u64, tasks: &Tasks, wait_seconds: f64, now: Instant) {
+    pub(super) fn observe(&mut self, ready: u64, tasks: &Tasks, now: Instant) {
         let level = ready as f64 + f64::from(tasks.running) + tasks.finished as f64;
         let Some((then, previous)) = self.previous.replace((now, level)) else {
             // When the first messages arrived can't be known.
@@ -68,34 +70,36 @@ impl Arrivals {
             self.arrived_at = Some(now);
             self.curve.push_back((then, arrived.round() as u64));
         }
-        self.average(arrived / elapsed, elapsed, &windows(wait_seconds));
+        self.average(arrived / elapsed, elapsed);
         self.forget(ready);
     }
 
-    fn average(&mut self, rate: f64, elapsed: f64, windows: &[f64]) {
-        for (average, window) in self.averages.iter_mut().zip(windows) {
-            let old = (-elapsed / window).exp();
-            *average = *average * old + rate * (1.0 - old);
+    fn average(&mut self, rate: f64, elapsed: f64) {
+        for (average, window) in self.averages.iter_mut().zip(WINDOWS) {
+            average.pass(rate, elapsed, window);
         }
         // A fall is believed at once: what was before it says nothing about what comes.
-        for long in 1..windows.len() {
-            let (of_short, of_long) = (self.averages[long - 1], self.averages[long]);
-            if of_short < of_long && contradict(of_short, of_long, windows[long - 1]) {
-                self.averages[long] = of_short;
+        for long in 1..WINDOWS.len() {
+            let (of_short, of_long) = (self.averages[long - 1].rate, self.averages[long].rate);
+            if of_short < of_long && contradict(of_short, of_long, WINDOWS[long - 1]) {
+                self.averages[long].scale(of_short / of_long);
             }
         }
     }
 
-    /// Tasks that arrive: the longest average that no shorter one contradicts.
+    /// Tasks that arrive: the longest average that no shorter one contradicts, but none shorter than tasks may wait. What comes and
+    /// goes within that time is a matter of the backlog.
     pub(super) fn rate(&self, wait_seconds: f64, now: Instant) -> Rate {
-        let windows = windows(wait_seconds);
+        let rates = self.averages.each_ref().map(|average| average.rate);
+        let longest = WINDOWS.len() - 1;
+        let shortest = WINDOWS.iter().position(|window| *window >= wait_seconds).unwrap_or(longest);
         let agrees = |long: &usize| {
-            (0..*long).all(|short| !contradict(self.averages[short], self.averages[*long], windows[short]))
+            (shortest..*long).all(|short| !contradict(rates[short], rates[*long], WINDOWS[short]))
         };
-        let agreed = (0..windows.len()).rev().find(agrees).unwrap_or(0);
+        let agreed = (shortest..=longest).rev().find(agrees).unwrap_or(shortest);
         let silence = self.arrived_at.map_or(0.0, |at| now.duration_since(at).as_secs_f64());
         let possible = if silence > 0.0 { SILENT_ARRIVALS / silence } else { f64::INFINITY };
-        Rate { rate: self.averages[agreed].min(possible), window_seconds: windows[agreed] }
+        Rate { rate: rates[agreed].min(possible), window_seconds: WINDOWS[agreed] }
     }
 
     /// The `ready` messages by age, the oldest first. Queues are first in, first out, so these are the latest arrivals.
@@ -127,15 +131,47 @@ impl Arrivals {
     }
 }
 
-/// The shortest average is as long as tasks may wait: what comes and goes within that time is a matter of the backlog.
-fn windows(wait_seconds: f64) -> [f64; WINDOWS.len()] {
-    WINDOWS.map(|window| window.max(wait_seconds))
+/// The average of a window, which forgets its oldest part when a new one begins.
+#[derive(Clone, Debug, Default)]
+struct Average {
+    /// Arrivals in each part of the window, in a ring.
+    bins: [f64; BINS],
+    current: usize,
+    /// Seconds for which the current part lasts already.
+    lasted: f64,
+    rate: f64,
+}
+
+impl Average {
+    /// Lets `elapsed` seconds pass with this rate.
+    fn pass(&mut self, rate: f64, elapsed: f64, window: f64) {
+        let part = window / BINS as f64;
+        // Of a longer time nothing of before is left.
+        let mut left = elapsed.min(window + part);
+        while left > 0.0 {
+            if self.lasted >= part {
+                self.current = (self.current + 1) % BINS;
+                self.bins[self.current] = 0.0;
+                self.lasted = 0.0;
+            }
+            let step = left.min(part - self.lasted).max(f64::EPSILON * window);
+            self.bins[self.current] += rate * step;
+            self.lasted += step;
+            left -= step;
+        }
+        self.rate = self.bins.iter().sum::<f64>() / (window - part + self.lasted);
+    }
+
+    fn scale(&mut self, factor: f64) {
+        self.bins.iter_mut().for_each(|bin| *bin *= factor);
+        self.rate *= factor;
+    }
 }
 
 /// Whether two averages differ by more than chance would have it.
 fn contradict(of_short: f64, of_long: f64, short_window: f64) -> bool {
-    // The variance of an exponential average of a Poisson process is rate / (2 × window).
-    let deviation = (of_long.max(of_short) / (2.0 * short_window)).sqrt();
+    // The variance of the average of a Poisson process is rate / window.
+    let deviation = (of_long.max(of_short) / short_window).sqrt();
     (of_long - of_short).abs() > CONTRADICTION * deviation
 }
 

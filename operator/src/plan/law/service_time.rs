@@ -43,13 +43,13 @@ impl ServiceTime {
     pub(super) fn observe(&mut self, tasks: &Tasks, now: Instant) {
         let Some((then, before)) = self.previous.replace((now, *tasks)) else { return };
         let elapsed = now.duration_since(then).as_secs_f64();
-        self.busy_seconds += elapsed * f64::from(before.running).midpoint(tasks.running.into());
+        let busy_seconds = elapsed * f64::from(before.running).midpoint(tasks.running.into());
         // A counter that starts again belongs to an observer that did.
         let done = tasks.finished.saturating_sub(before.finished) as f64;
+        let kept = (-done / MEMORY_TASKS).exp();
+        self.busy_seconds = self.busy_seconds * kept + busy_seconds;
+        self.finished = self.finished * kept + done;
         if done > 0.0 {
-            let kept = (-done / MEMORY_TASKS).exp();
-            self.busy_seconds *= kept;
-            self.finished = self.finished * kept + done;
             self.learned = (self.busy_seconds / self.finished).max(SHORTEST_SECONDS);
         }
     }

@@ -116,6 +116,12 @@ fn more_than_max_is_lowered_at_once_and_less_than_min_raised() {
 }
 
 #[test]
+fn less_than_min_and_a_burst_are_one_step() {
+    let bounds = Policy { min: 5, max: 20, ..plain(1) };
+    assert_eq!(Run::new(bounds).second(observed(12, 0, 0)).replicas, 12);
+}
+
+#[test]
 fn doubts_are_named() {
     let mut silent = observed(0, 0, 5);
     silent.tasks.silent_workers = 1;
@@ -144,10 +150,22 @@ fn what_is_known_of_some_queues_is_enough_for_more_workers() {
 fn a_full_window_of_knowledge_comes_before_fewer() {
     let mut run = Run::new(plain(1));
     run.seconds(600, |_| observed(0, 5, 5));
-    run.second(Observation { backlog: Backlog::Unknown, ..observed(0, 0, 5) });
+    run.seconds(10, |_| Observation { backlog: Backlog::Unknown, ..observed(0, 0, 5) });
     let window = run.second(observed(0, 0, 5)).terms.window_seconds;
     let again = run.seconds(window as u32 - 2, |_| observed(0, 0, 5));
     assert_eq!((again.replicas, again.reason), (5, Reason::Stabilizing));
+}
+
+#[test]
+fn readings_that_fail_now_and_then_keep_no_workers() {
+    let mut run = Run::new(plain(1));
+    run.seconds(60, |_| observed(0, 5, 5));
+    for second in 0..600 {
+        let observation = observed(0, 0, run.asked_for);
+        let backlog = if second % 3 == 0 { Backlog::Unknown } else { observation.backlog };
+        run.second(Observation { backlog, ..observation });
+    }
+    assert_eq!(run.asked_for, 0);
 }
 
 #[test]

@@ -23,7 +23,7 @@ fn a_large_step_down_is_made_after_the_window_and_a_small_one_much_later() {
     for second in 1..=400 {
         let number = if second < 100 { 45 } else { 10 };
         wanted.record(at(start, second), number, 50, WINDOW);
-        let lowered = wanted.lowered(at(start, second), WINDOW, 50, 0);
+        let lowered = wanted.lowered(at(start, second), WINDOW, 50, 0, 0.3);
         match second {
             ..120 => assert_eq!(lowered, 50, "at {second}"),
             _ => assert_eq!(lowered, 10, "at {second}"),
@@ -32,8 +32,8 @@ fn a_large_step_down_is_made_after_the_window_and_a_small_one_much_later() {
     let mut small = Wanted::default();
     for second in 0..=400 {
         small.record(at(start, second), if second == 0 { 50 } else { 45 }, 50, WINDOW);
-        let lowered = small.lowered(at(start, second), WINDOW, 50, 0);
-        assert_eq!(lowered, if second <= 300 { 50 } else { 45 }, "at {second}");
+        let lowered = small.lowered(at(start, second), WINDOW, 50, 0, 0.3);
+        assert_eq!(lowered, if second <= 240 { 50 } else { 45 }, "at {second}");
     }
 }
 
@@ -41,7 +41,7 @@ fn a_large_step_down_is_made_after_the_window_and_a_small_one_much_later() {
 fn the_minimum_is_reached_by_any_step() {
     let (mut wanted, start) = (Wanted::default(), Instant::now());
     wanted.record(start, 0, 10, WINDOW);
-    assert_eq!(wanted.lowered(start, WINDOW, 10, 9), 9);
+    assert_eq!(wanted.lowered(start, WINDOW, 10, 9, 0.3), 9);
 }
 
 #[test]
@@ -49,13 +49,13 @@ fn a_small_step_up_is_noise_until_it_lasts() {
     let (mut wanted, start) = (Wanted::default(), Instant::now());
     for second in 0..=200 {
         wanted.record(at(start, second), 33, 30, WINDOW);
-        assert_eq!(wanted.is_noise(30, 33, at(start, second)), second < 120, "at {second}");
+        assert_eq!(wanted.is_noise(30, 33, 0.3, at(start, second)), second < 60, "at {second}");
     }
     wanted.record(at(start, 201), 30, 30, WINDOW);
     wanted.record(at(start, 202), 33, 30, WINDOW);
-    assert!(wanted.is_noise(30, 33, at(start, 202)));
-    assert!(!wanted.is_noise(30, 36, at(start, 202)));
-    assert!(!wanted.is_noise(0, 1, at(start, 202)));
+    assert!(wanted.is_noise(30, 33, 0.3, at(start, 202)));
+    assert!(!wanted.is_noise(30, 39, 0.3, at(start, 202)));
+    assert!(!wanted.is_noise(0, 1, 0.3, at(start, 202)));
 }
 
 #[test]

@@ -8,7 +8,7 @@ fn feed(arrivals: &mut Arrivals, start: Instant, seconds: u64, arrived: impl Fn(
     for second in 1..=seconds {
         finished += arrived(second);
         let tasks = Tasks { finished, ..Tasks::default() };
-        arrivals.observe(0, &tasks, 5.0, start + Duration::from_secs(second));
+        arrivals.observe(0, &tasks, start + Duration::from_secs(second));
     }
     start + Duration::from_secs(seconds)
 }
@@ -16,7 +16,7 @@ fn feed(arrivals: &mut Arrivals, start: Instant, seconds: u64, arrived: impl Fn(
 fn started() -> (Arrivals, Instant) {
     let mut arrivals = Arrivals::default();
     let now = Instant::now();
-    arrivals.observe(0, &Tasks::default(), 5.0, now);
+    arrivals.observe(0, &Tasks::default(), now);
     (arrivals, now)
 }
 
@@ -26,7 +26,7 @@ fn learns_a_steady_rate_over_the_longest_window() {
     let now = feed(&mut arrivals, now, 1200, |_| 8);
     let rate = arrivals.rate(5.0, now);
     assert!((rate.rate - 8.0).abs() < 0.2, "{rate:?}");
-    assert_eq!(rate.window_seconds, 240.0);
+    assert_eq!(rate.window_seconds, 320.0);
 }
 
 #[test]
@@ -36,7 +36,7 @@ fn a_step_up_is_followed_by_the_short_window() {
     let now = feed(&mut arrivals, now, 30, |_| 20);
     let rate = arrivals.rate(5.0, now);
     assert!(rate.rate > 15.0, "{rate:?}");
-    assert_eq!(rate.window_seconds, 15.0);
+    assert_eq!(rate.window_seconds, 20.0);
 }
 
 #[test]
@@ -62,7 +62,7 @@ fn readings_of_different_instants_cancel_out() {
     let at = |second| now + Duration::from_secs(second);
     for second in 1..=600 {
         let ready = if second % 2 == 0 { 10 } else { 8 };
-        arrivals.observe(ready, &Tasks::default(), 5.0, at(second));
+        arrivals.observe(ready, &Tasks::default(), at(second));
     }
     assert!(arrivals.rate(5.0, at(600)).rate < 0.2);
 }
@@ -71,11 +71,11 @@ fn readings_of_different_instants_cancel_out() {
 fn a_purge_does_not_hide_what_arrives_later() {
     let (mut arrivals, now) = started();
     let at = |second| now + Duration::from_secs(second);
-    arrivals.observe(10_000, &Tasks::default(), 5.0, at(1));
-    arrivals.observe(0, &Tasks::default(), 5.0, at(2));
+    arrivals.observe(10_000, &Tasks::default(), at(1));
+    arrivals.observe(0, &Tasks::default(), at(2));
     for second in 3..=200 {
         let tasks = Tasks { finished: 5 * second, ..Tasks::default() };
-        arrivals.observe(0, &tasks, 5.0, at(second));
+        arrivals.observe(0, &tasks, at(second));
     }
     assert!(arrivals.rate(5.0, at(200)).rate > 4.0);
 }
@@ -84,9 +84,9 @@ fn a_purge_does_not_hide_what_arrives_later() {
 fn knows_how_long_messages_have_waited() {
     let (mut arrivals, now) = started();
     let at = |second| now + Duration::from_secs(second);
-    arrivals.observe(30, &Tasks::default(), 5.0, at(1));
-    arrivals.observe(50, &Tasks::default(), 5.0, at(2));
-    arrivals.observe(50, &Tasks::default(), 5.0, at(3));
+    arrivals.observe(30, &Tasks::default(), at(1));
+    arrivals.observe(50, &Tasks::default(), at(2));
+    arrivals.observe(50, &Tasks::default(), at(3));
     let waiting = |ready| arrivals.waiting(ready, at(3));
     let group = |waited_seconds, messages| Waiting { waited_seconds, messages };
     // The oldest thirty came in the first second, so they may have waited for three. All fifty must start in time for the others.
@@ -99,7 +99,7 @@ fn knows_how_long_messages_have_waited() {
 fn the_curve_stays_bounded_while_nothing_is_served() {
     let (mut arrivals, now) = started();
     for second in 1..=5000 {
-        arrivals.observe(second * 3, &Tasks::default(), 5.0, now + Duration::from_secs(second));
+        arrivals.observe(second * 3, &Tasks::default(), now + Duration::from_secs(second));
     }
     assert!(arrivals.curve.len() <= CURVE_STEPS + 1);
     // What is older than the curve counts as being as old as its oldest step.

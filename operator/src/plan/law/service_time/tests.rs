@@ -34,6 +34,17 @@ fn forgets_what_tasks_took_before() {
 }
 
 #[test]
+fn a_gap_in_the_observation_changes_nothing() {
+    let mut time = ServiceTime::default();
+    let now = work(&mut time, Instant::now(), 300, 20, 2.0);
+    // Ten minutes later, twenty tasks still run, and six thousand were finished in the meantime.
+    let tasks = Tasks { running: 20, finished: 9000, ..Tasks::default() };
+    time.observe(&tasks, now + Duration::from_secs(600));
+    let learned = time.seconds(Duration::from_secs(2));
+    assert!((learned - 2.0).abs() < 0.05, "{learned}");
+}
+
+#[test]
 fn long_tasks_show_before_the_first_is_done() {
     let mut time = ServiceTime::default();
     let now = Instant::now();
