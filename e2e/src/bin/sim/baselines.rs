@@ -1,6 +1,6 @@
 //! The simplest autoscalers: what many operators do, and none at all.
 
-use crate::engine::{Autoscaler, ScaleIn, World};
+use crate::engine::{Autoscaler, ScaleIn, Wish, World};
 
 /// ceil(backlog / target), looked at every few seconds, without memory.
 pub(crate) struct Proportional {
@@ -14,12 +14,13 @@ impl Autoscaler for Proportional {
         ScaleIn::Kill { grace: 30.0 }
     }
 
-    fn tick(&mut self, world: &World, now: f64) -> (Option<u16>, f64) {
+    fn tick(&mut self, world: &World, now: f64) -> (Wish, f64) {
         let replicas = world.ready().map(|ready| {
             let messages = ready + world.running().count() as u64;
             (messages as f64 / self.target).ceil().min(self.max.into()) as u16
         });
-        (replicas, now + self.interval)
+        let wish = Wish { replicas: replicas.unwrap_or(world.asked_for()), in_doubt: replicas.is_none() };
+        (wish, now + self.interval)
     }
 }
 
@@ -31,7 +32,7 @@ impl Autoscaler for Fixed {
         ScaleIn::Drain
     }
 
-    fn tick(&mut self, _: &World, now: f64) -> (Option<u16>, f64) {
-        (Some(self.0), now + 3600.0)
+    fn tick(&mut self, _: &World, now: f64) -> (Wish, f64) {
+        (Wish { replicas: self.0, in_doubt: false }, now + 3600.0)
     }
 }

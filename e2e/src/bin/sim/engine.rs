@@ -21,8 +21,17 @@ pub(crate) enum ScaleIn {
 /// An autoscaler: looks at the world from time to time, and says how many workers there are to be.
 pub(crate) trait Autoscaler {
     fn scale_in(&self) -> ScaleIn;
-    /// The new number of workers, if it is to change, and when to look again.
-    fn tick(&mut self, world: &World, now: f64) -> (Option<u16>, f64);
+    /// What is to be, and when to look again.
+    fn tick(&mut self, world: &World, now: f64) -> (Wish, f64);
+}
+
+/// What an autoscaler wants.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Wish {
+    /// Workers there are to be.
+    pub(crate) replicas: u16,
+    /// Whether it did not know all that it ought to.
+    pub(crate) in_doubt: bool,
 }
 
 /// When the broker is away.
@@ -99,10 +108,8 @@ impl Ord for Due {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Sample {
     pub(crate) at: f64,
-    pub(crate) waiting: u32,
     pub(crate) oldest_wait: f64,
     pub(crate) pods: u32,
-    pub(crate) busy: u32,
 }
 
 /// What came of a run.
@@ -116,6 +123,8 @@ pub(crate) struct Outcome {
     pub(crate) changes: u32,
     /// Tasks interrupted by scale-in.
     pub(crate) killed: u32,
+    /// How often workers were taken away although not all was known.
+    pub(crate) lowered_in_doubt: u32,
     /// Seconds simulated.
     pub(crate) seconds: f64,
     pub(crate) samples: Vec<Sample>,
@@ -129,6 +138,8 @@ pub(crate) struct Conditions {
     pub(crate) outages: Vec<Outage>,
     /// How long the load lasts; the run goes on until every task is done.
     pub(crate) seconds: f64,
+    /// Seconds between two points of a curve.
+    pub(crate) sample_seconds: f64,
     pub(crate) seed: u64,
 }
 
@@ -136,8 +147,6 @@ pub(crate) struct Conditions {
 const REMOVE_SECONDS: f64 = 1.0;
 /// Longest time from the broker's return to a worker being attached again.
 const ATTACH_SECONDS: f64 = 5.0;
-/// Seconds between two points of a curve.
-const SAMPLE_SECONDS: f64 = 5.0;
 
 /// The world, as an autoscaler may look at it.
 pub(crate) struct World {
@@ -214,16 +223,13 @@ struct Engine<'a> {
     start_ups: Random,
     victims: Random,
     scale_in: ScaleIn,
+    sample_seconds: f64,
     outcome: Outcome,
     outstanding: usize,
 }
 
 /// Runs `arrivals` against `autoscaler` until every task is done.
-pub(crate) fn run(
-    arrivals: &[Arrival],
-    conditions: &Conditions,
-    autoscaler: &mut dyn Autoscaler,
-) -> Outcome {
+pub(crate) fn run(arrivals: &[Arrival], conditions: &Conditions, autoscaler: &mut dyn Autoscaler) -> Outcome {
     let world = World {
         tasks: Vec::with_capacity(arrivals.len()),
         queue: VecDeque::new(),
@@ -247,6 +253,7 @@ pub(crate) fn run(
         start_ups: Random::new(conditions.seed, "start-ups"),
         victims: Random::new(conditions.seed, "victims"),
         scale_in: autoscaler.scale_in(),
+        sample_seconds: conditions.sample_seconds,
         outcome: Outcome::default(),
         outstanding: arrivals.len(),
     };
@@ -285,10 +292,8 @@ impl Engine<'_> {
                 Event::BrokerDown => self.broker_down(),
                 Event::BrokerUp => self.broker_up(),
                 Event::Tick => {
-                    let (replicas, next) = autoscaler.tick(&self.world, self.now);
-                    if let Some(replicas) = replicas {
-                        self.scale(replicas);
-                    }
+                    let (wish, next) = autoscaler.tick(&self.world, self.now);
+                    self.scale(wish);
                     self.at(next, Event::Tick);
                 }
                 Event::Sample => self.sample(),
@@ -445,15 +450,16 @@ impl Engine<'_> {
         let oldest = world.queue.front().map_or(0.0, |&task| self.now - world.tasks[task].arrived);
         self.outcome.samples.push(Sample {
             at: self.now,
-            waiting: world.queue.len() as u32,
             oldest_wait: oldest,
             pods: world.alive.len() as u32,
-            busy: world.running().count() as u32,
         });
-        self.at(self.now + SAMPLE_SECONDS, Event::Sample);
+        self.at(self.now + self.sample_seconds, Event::Sample);
     }
 
-    fn scale(&mut self, replicas: u16) {
+    fn scale(&mut self, Wish { replicas, in_doubt }: Wish) {
+        if in_doubt && replicas < self.world.asked_for {
+            self.outcome.lowered_in_doubt += 1;
+        }
         if replicas != self.world.asked_for {
             self.outcome.changes += 1;
             self.world.asked_for = replicas;
@@ -523,9 +529,16 @@ impl Engine<'_> {
         let epoch = leaver.epoch;
         match (leaver.state, self.scale_in) {
             (State::Starting, _) => self.remove(pod),
-            (State::Busy { .. }, ScaleIn::Kill { grace }) => self.at(self.now + grace, Event::Kill(pod, epoch)),
+            (State::Busy { .. }, ScaleIn::Kill { grace }) => {
+                self.at(self.now + grace, Event::Kill(pod, epoch))
+            }
             (State::Busy { .. }, ScaleIn::Drain) => {}
-            (State::Idle { .. } | State::Gone, _) => self.at(self.now + REMOVE_SECONDS, Event::Remove(pod, epoch)),
+            (State::Idle { .. } | State::Gone, _) => {
+                self.at(self.now + REMOVE_SECONDS, Event::Remove(pod, epoch))
+            }
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

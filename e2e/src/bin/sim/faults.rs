@@ -46,4 +46,9 @@ impl Faults {
     pub(crate) fn silent(&self, now: f64) -> bool {
         within(self.silent, now)
     }
+
+    /// Whether what can be observed is not what is.
+    pub(crate) fn in_doubt(&self, now: f64) -> bool {
+        self.absent(now) || self.stale(now) || self.lying(now) || self.silent(now)
+    }
 }

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use crate::engine::{Autoscaler, ScaleIn, World};
+use crate::engine::{Autoscaler, ScaleIn, Wish, World};
 use crate::random::Random;
 
 /// The HPA controller's `--horizontal-pod-autoscaler-sync-period`.
@@ -121,7 +121,7 @@ impl Autoscaler for Keda {
         ScaleIn::Kill { grace: GRACE_SECONDS }
     }
 
-    fn tick(&mut self, world: &World, now: f64) -> (Option<u16>, f64) {
+    fn tick(&mut self, world: &World, now: f64) -> (Wish, f64) {
         let mut replicas = world.asked_for();
         let messages = world.ready().map(|ready| ready + world.running().count() as u64);
         if now >= self.next_poll {
@@ -139,6 +139,86 @@ impl Autoscaler for Keda {
                 replicas = self.sync(messages, replicas, now);
             }
         }
-        (Some(replicas), self.next_poll.min(self.next_sync))
+        (Wish { replicas, in_doubt: messages.is_none() }, self.next_poll.min(self.next_sync))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::{Conditions, Wish, run};
+    use crate::load::Shape;
+    use crate::random::Duration;
+
+    /// Notes what another autoscaler does.
+    struct Recorder {
+        keda: Keda,
+        steps: Vec<(f64, u16)>,
+    }
+
+    impl Autoscaler for Recorder {
+        fn scale_in(&self) -> ScaleIn {
+            self.keda.scale_in()
+        }
+
+        fn tick(&mut self, world: &World, now: f64) -> (Wish, f64) {
+            let (wish, next) = self.keda.tick(world, now);
+            if self.steps.last().is_none_or(|(_, replicas)| *replicas != wish.replicas) {
+                self.steps.push((now, wish.replicas));
+            }
+            (wish, next)
+        }
+    }
+
+    /// The steps that a ScaledObject takes for 500 long tasks at once.
+    fn burst(settings: Settings) -> Vec<(f64, u16)> {
+        let shape = Shape::Batch { tasks: 500, at: vec![5.0] };
+        let arrivals = shape.draw(Duration::Constant(60.0), 600.0, 0);
+        let conditions = Conditions {
+            start_up: Duration::Constant(2.0),
+            outages: Vec::new(),
+            seconds: 600.0,
+            sample_seconds: 60.0,
+            seed: 0,
+        };
+        let mut recorder = Recorder { keda: Keda::new(settings, 3), steps: Vec::new() };
+        run(&arrivals, &conditions, &mut recorder);
+        recorder.steps
+    }
+
+    #[test]
+    fn takes_the_steps_that_were_measured_on_a_cluster() {
+        // Measured with pollingInterval 1, value 10, at most 50: 1 at 7 s, 4 at 17 s, then 8, 16, 32, and 50 at 78 s.
+        let steps = burst(Settings { polling_interval: 1.0, ..Settings::default_timing(10.0, 50) });
+        let numbers: Vec<u16> = steps.iter().map(|step| step.1).collect();
+        assert_eq!(numbers[..7], [0, 1, 4, 8, 16, 32, 50]);
+        let seconds = steps[6].0 - 5.0;
+        assert!((60.0..=80.0).contains(&seconds), "50 after {seconds} s");
+    }
+
+    #[test]
+    fn without_a_limit_it_takes_one_sync() {
+        let steps = burst(Settings::tuned(10.0, 50));
+        assert_eq!(steps.iter().take(3).map(|step| step.1).collect::<Vec<_>>(), [0, 1, 50]);
+    }
+
+    #[test]
+    fn lowers_after_the_stabilization_window_and_to_zero_after_the_cooldown() {
+        let settings = Settings::default_timing(1.0, 50);
+        let mut keda = Keda::new(settings, 0);
+        assert_eq!(keda.sync(40, 40, 0.0), 40);
+        assert_eq!(keda.sync(10, 40, 15.0), 40);
+        assert_eq!(keda.sync(10, 40, 299.0), 40);
+        assert_eq!(keda.sync(10, 40, 301.0), 10);
+        assert_eq!(keda.poll(1, 5, 400.0), 5);
+        assert_eq!(keda.poll(0, 5, 699.0), 5);
+        assert_eq!(keda.poll(0, 5, 700.0), 0);
+        assert_eq!(keda.poll(1, 0, 730.0), 1);
+    }
+
+    #[test]
+    fn a_tenth_is_tolerated() {
+        let mut keda = Keda::new(Settings::default_timing(1.0, 50), 0);
+        assert_eq!([keda.sync(21, 20, 0.0), keda.sync(23, 20, 0.0)], [20, 23]);
     }
 }

@@ -1,12 +1,14 @@
 //! Soloist: the operator's own control law, fed as the operator feeds it.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use soloist_operator::plan::autoscaler::Backlog;
 use soloist_operator::plan::law::{self, Decision, History, Observation, Policy, Tasks, Workers};
 
-use crate::engine::{Autoscaler, ScaleIn, World};
+use crate::engine::{Autoscaler, ScaleIn, Wish, World};
 use crate::faults::Faults;
 use crate::random::Random;
 
@@ -26,11 +28,15 @@ pub(crate) struct Soloist {
     started: usize,
     reports: VecDeque<(f64, Tasks)>,
     last_ready: Option<u64>,
-    pub(crate) latest: Option<Decision>,
+    /// The decisions, when they changed the number of workers; shared with whoever wants to read them when the run is over.
+    log: Log,
 }
 
+/// Times and decisions.
+pub(crate) type Log = Rc<RefCell<Vec<(f64, Decision)>>>;
+
 impl Soloist {
-    pub(crate) fn new(policy: Policy, faults: Faults, seed: u64) -> Self {
+    pub(crate) fn new(policy: Policy, faults: Faults, seed: u64, log: Log) -> Self {
         Self {
             policy,
             history: History::default(),
@@ -40,7 +46,7 @@ impl Soloist {
             started: 0,
             reports: VecDeque::new(),
             last_ready: None,
-            latest: None,
+            log,
         }
     }
 
@@ -92,17 +98,25 @@ impl Autoscaler for Soloist {
         ScaleIn::Drain
     }
 
-    fn tick(&mut self, world: &World, now: f64) -> (Option<u16>, f64) {
+    fn tick(&mut self, world: &World, now: f64) -> (Wish, f64) {
         let observation = self.observe(world, now);
         let idle = matches!(observation.backlog, Backlog::Fresh { ready: 0 })
             && observation.tasks.running == 0
             && observation.workers.asked_for == 0;
+        let in_doubt = world.ready().is_none()
+            || self.faults.in_doubt(now)
+            || !matches!(observation.backlog, Backlog::Fresh { .. });
         let history = std::mem::take(&mut self.history);
         let (decision, history) =
             law::decide(&observation, history, &self.policy, self.epoch + Duration::from_secs_f64(now));
         self.history = history;
         let replicas = decision.replicas;
-        self.latest = Some(decision);
-        (Some(replicas), now + if idle { IDLE_SECONDS } else { ACTIVE_SECONDS })
+        if replicas != world.asked_for() {
+            self.log.borrow_mut().push((now, decision));
+        }
+        (Wish { replicas, in_doubt }, now + if idle { IDLE_SECONDS } else { ACTIVE_SECONDS })
     }
 }
+
+#[cfg(test)]
+mod tests;
