@@ -200,7 +200,7 @@ impl Scope {
         let (deployments, deployment_writer) = reflector::store();
         let ours = watcher::Config::default().labels(TASK_QUEUE_LABEL);
 
-        let forgetting = Arc::clone(context);
+        let (forgetting, looking) = (Arc::clone(context), Arc::clone(context));
         let task_queue_events = watcher(self.api::<Guarded>(client), watcher::Config::default())
             .default_backoff()
             .modify(|task_queue| task_queue.managed_fields_mut().clear())
@@ -214,7 +214,11 @@ impl Scope {
             .applied_objects()
             // A status that was written is no reason to reconcile.
             .predicate_filter(predicates::generation.combine(predicates::labels), Default::default())
-            .map_ok(|task_queue| guarded_reference(&task_queue));
+            .map_ok(move |task_queue| {
+                let rivals = looking.rivals(&task_queue);
+                stream::iter(rivals).chain(stream::iter([guarded_reference(&task_queue)])).map(Ok)
+            })
+            .try_flatten();
 
         let deployment_events = watcher(self.api::<Deployment>(client), ours.clone())
             .default_backoff()
@@ -311,6 +315,9 @@ async fn measured_reconcile(guarded: Arc<Guarded>, context: Arc<Context>) -> Res
         reconcile_id = format!("{:016x}", fastrand::u64(..)),
     );
     context.synchronized().await;
+    if let Some(wait) = context.backing_off(&guarded) {
+        return Ok(Action::requeue(wait));
+    }
     context.metrics.reconciling(&key);
     let result = async {
         let result = reconcile(&guarded, &context).await;
@@ -335,7 +342,7 @@ async fn measured_reconcile(guarded: Arc<Guarded>, context: Arc<Context>) -> Res
 }
 
 fn on_error(guarded: Arc<Guarded>, _: &Error, context: Arc<Context>) -> Action {
-    Action::requeue(context.failed(&guarded_reference(&guarded)))
+    Action::requeue(context.failed(&guarded))
 }
 
 /// Brings a TaskQueue and the world in line: observe, plan, apply, tell.

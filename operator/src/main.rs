@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use axum::http::{HeaderValue, header};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use kube::Client;
 use soloist_operator::api;
@@ -162,7 +163,10 @@ fn start_logging(filter: &str, format: LogFormat) -> anyhow::Result<()> {
 /// Runs until a signal comes or the leadership is lost.
 async fn operate(settings: Run) -> anyhow::Result<()> {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "soloist-operator");
-    let config = kube::Config::infer().await.context("find the Kubernetes API server")?;
+    let mut config = kube::Config::infer().await.context("find the Kubernetes API server")?;
+    // Names us in the API server's audit log.
+    let user_agent = concat!("soloist-operator/", env!("CARGO_PKG_VERSION"));
+    config.headers.push((header::USER_AGENT, HeaderValue::from_static(user_agent)));
     let own_namespace = settings.own_namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
     let client = Client::try_from(config).context("make a Kubernetes client")?;
     let identity = settings.identity.clone().unwrap_or_else(|| format!("local-{:08x}", fastrand::u32(..)));

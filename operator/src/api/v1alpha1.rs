@@ -98,7 +98,7 @@ pub const MAX_NAME_LENGTH: usize = 52;
 )]
 #[cfg_attr(test, kube(cel))]
 #[serde(rename_all = "camelCase")]
-#[schemars(transform = plain_integers)]
+#[schemars(transform = for_kubernetes)]
 pub struct TaskQueueSpec {
     /// The RabbitMQ broker that holds the queues.
     pub broker: BrokerSpec,
@@ -521,7 +521,7 @@ fn stabilization_seconds() -> u32 {
 /// What the operator saw and did last. It can be rebuilt from the cluster and the broker at any time.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[schemars(transform = plain_integers)]
+#[schemars(transform = for_kubernetes)]
 pub struct TaskQueueStatus {
     /// The metadata.generation that this status speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -608,8 +608,9 @@ fn quantities(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
-/// Removes formats such as `uint16`, which Kubernetes doesn't know and warns about; the bounds say the same.
-fn plain_integers(schema: &mut Schema) {
+/// Makes a schema what Kubernetes and `kubectl explain` want: no formats such as `uint16`, which Kubernetes doesn't know and warns about
+/// (the bounds say the same), and no line breaks within a paragraph, which kubectl would keep.
+fn for_kubernetes(schema: &mut Schema) {
     if schema
         .get("format")
         .and_then(|format| format.as_str())
@@ -617,7 +618,12 @@ fn plain_integers(schema: &mut Schema) {
     {
         schema.remove("format");
     }
-    transform_subschemas(&mut (plain_integers as fn(&mut Schema)), schema);
+    if let Some(description) = schema.get("description").and_then(|description| description.as_str()) {
+        let paragraphs: Vec<_> =
+            description.split("\n\n").map(|paragraph| paragraph.replace('\n', " ")).collect();
+        schema.insert("description".to_owned(), paragraphs.join("\n\n").into());
+    }
+    transform_subschemas(&mut (for_kubernetes as fn(&mut Schema)), schema);
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The third step of a reconciliation: writes what the plan says, and nothing else.
 
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::api::{Api, Patch, PatchParams};
@@ -17,6 +18,9 @@ use crate::plan::changes::{Changes, applied_hash, belongs_to, has_drifted, name_
 use crate::plan::metadata::{AUTOSCALER, OPERATOR, deployment_name};
 use crate::plan::reason::Reason;
 use crate::plan::status::Problem;
+
+/// What the API server refused is tried again after this long: a policy or a quota may have changed.
+const RETRY_REFUSED: Duration = Duration::from_secs(30);
 
 /// What writing came to.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,72 +46,78 @@ pub(super) async fn apply(
     context: &Context,
 ) -> Result<Applied, Error> {
     let mut before = observed.deployment.as_ref().map(replicas);
+    let mut refused = None;
     if let Some(wanted) = &changes.apply {
-        if observed.deployment.is_none()
-            && let Some(found) = existing(task_queue, wanted, &context.client).await?
-        {
-            if !belongs_to(&found, task_queue) {
-                return Ok(Applied::Refused(name_conflict(&found)));
-            }
+        match apply_deployment(task_queue, observed, wanted, memory, context).await? {
+            Applied::Done => before = before.or(Some(0)),
+            Applied::Outdated => return Ok(Applied::Outdated),
+            Applied::Refused(problem) => refused = Some(problem),
+        }
+    }
+    // Where the Deployment could not be changed it still can be scaled, as long as there is one.
+    if let (Some(wanted), Some(from)) = (changes.scale, before) {
+        let scaling_refused = scale(task_queue, wanted, memory, context).await?;
+        if from != wanted || scaling_refused.is_some() {
+            tell(task_queue, observed, from, decision, scaling_refused.as_ref(), context).await;
+        }
+        refused = refused.or(scaling_refused);
+    }
+    Ok(refused.map_or(Applied::Done, Applied::Refused))
+}
+
+/// Applies the Deployment. What was refused a moment ago isn't tried again.
+async fn apply_deployment(
+    task_queue: &TaskQueue,
+    observed: &Observed,
+    wanted: &Deployment,
+    memory: &mut Memory,
+    context: &Context,
+) -> Result<Applied, Error> {
+    let hash = applied_hash(wanted).unwrap_or_default();
+    if let Some((refused_hash, problem, at)) = &memory.refused
+        && refused_hash == hash
+        && at.elapsed() < RETRY_REFUSED
+    {
+        return Ok(Applied::Refused(problem.clone()));
+    }
+    let name = wanted.name_any();
+    let failed = |source| Error::ApplyDeployment { name: name.clone(), source };
+    let api = deployments(task_queue.namespace(), &context.client);
+    // The watch shows only Deployments with our label. One without it may have the name, and must not be taken over.
+    let found = match observed.deployment {
+        Some(_) => None,
+        None => api.get_opt(&name).await.map_err(failed)?,
+    };
+    let problem = match found {
+        Some(found) if belongs_to(&found, task_queue) => {
             remember(found, memory);
             return Ok(Applied::Outdated);
         }
-        match apply_deployment(wanted, &context.client).await? {
+        Some(found) => name_conflict(&found),
+        None => match api.patch(&name, &PatchParams::apply(OPERATOR).force(), &Patch::Apply(wanted)).await {
             Ok(written) => {
-                tracing::info!(deployment = written.name_any(), "Deployment applied");
-                before = before.or(Some(0));
-                memory.known_drift = has_drifted(&written, wanted).then(|| {
-                    (applied_hash(wanted).unwrap_or_default().to_owned(), written.metadata.generation)
-                });
+                tracing::info!(deployment = name, "Deployment applied");
+                let drifted = has_drifted(&written, wanted);
+                memory.known_drift = drifted.then(|| (hash.to_owned(), written.metadata.generation));
+                memory.refused = None;
                 remember(written, memory);
+                return Ok(Applied::Done);
             }
-            Err(problem) => return Ok(Applied::Refused(problem)),
-        }
-    }
-    if let Some(wanted) = changes.scale {
-        let refused = scale(task_queue, wanted, memory, context).await?;
-        let from = before.unwrap_or_default();
-        if from != wanted || refused.is_some() {
-            tell(task_queue, observed, from, decision, refused.as_ref(), context).await;
-        }
-        return Ok(refused.map_or(Applied::Done, Applied::Refused));
-    }
-    Ok(Applied::Done)
+            Err(error) => refusal(error).map_err(failed)?,
+        },
+    };
+    memory.refused = Some((hash.to_owned(), problem.clone(), Instant::now()));
+    Ok(Applied::Refused(problem))
 }
 
 fn deployments(namespace: Option<String>, client: &Client) -> Api<Deployment> {
     Api::namespaced(client.clone(), &namespace.unwrap_or_default())
 }
 
-/// The Deployment of the wanted name, asked from the API server: the watch shows only those with our label, and one without it
-/// must not be taken over.
-async fn existing(
-    task_queue: &TaskQueue,
-    wanted: &Deployment,
-    client: &Client,
-) -> Result<Option<Deployment>, Error> {
-    let name = wanted.name_any();
-    let found = deployments(task_queue.namespace(), client).get_opt(&name).await;
-    found.map_err(|source| Error::ApplyDeployment { name, source })
-}
-
-async fn apply_deployment(
-    wanted: &Deployment,
-    client: &Client,
-) -> Result<Result<Deployment, Problem>, Error> {
-    let name = wanted.name_any();
-    let api = deployments(wanted.namespace(), client);
-    match api.patch(&name, &PatchParams::apply(OPERATOR).force(), &Patch::Apply(wanted)).await {
-        Ok(written) => Ok(Ok(written)),
-        Err(source) => refused(source).map(Err).map_err(|source| Error::ApplyDeployment { name, source }),
-    }
-}
-
 /// Keeps what the API server returned: the watch may lag behind.
 fn remember(mut written: Deployment, memory: &mut Memory) {
     trim(&mut written);
-    memory.written = Some(written);
-    memory.written_seen = false;
+    memory.written = Some((written, Instant::now()));
 }
 
 /// Sets the number of replicas in one patch, under a manager of its own: applying the rest of the Deployment never touches it.
@@ -129,19 +139,16 @@ async fn scale(
     let parameters = PatchParams::apply(AUTOSCALER).force();
     match api.patch_scale(&name, &parameters, &Patch::Apply(&patch)).await {
         Ok(scaled) => {
-            let shown = memory
-                .written
-                .take()
-                .or_else(|| context.deployment(&namespace, &name).map(std::sync::Arc::unwrap_or_clone));
-            if let Some(mut written) = shown {
+            let written = memory.written.take().map(|(written, _)| written);
+            let shown = || context.deployment(&namespace, &name).map(Arc::unwrap_or_clone);
+            if let Some(mut written) = written.or_else(shown) {
                 written.metadata.resource_version = scaled.metadata.resource_version;
                 own_replicas(&mut written, wanted);
-                memory.written = Some(written);
-                memory.written_seen = false;
+                memory.written = Some((written, Instant::now()));
             }
             Ok(None)
         }
-        Err(source) => refused(source).map(Some).map_err(|source| Error::Scale { name, source }),
+        Err(source) => refusal(source).map(Some).map_err(|source| Error::Scale { name, source }),
     }
 }
 
@@ -194,7 +201,7 @@ async fn tell(
 }
 
 /// Tells what the API server refuses for good, which is for the user to see, from what may go well the next time.
-fn refused(error: kube::Error) -> Result<Problem, kube::Error> {
+fn refusal(error: kube::Error) -> Result<Problem, kube::Error> {
     match error {
         kube::Error::Api(status) if matches!(status.code, 400 | 403 | 422) => {
             Ok(Problem { reason: Reason::DeploymentRefused, message: status.message })

@@ -17,7 +17,10 @@ use crate::api::v1alpha1::{TaskQueue, TaskQueueStatus};
 use crate::broker::Hub;
 use crate::metrics::Metrics;
 use crate::plan::autoscaler::History;
+use crate::plan::claims::shared_queue;
 use crate::plan::metadata::OPERATOR;
+use crate::plan::status::Problem;
+use crate::plan::topology::Topology;
 use crate::plan::workers::WorkerPod;
 
 /// A TaskQueue, or what is wrong with it: one that can't be read must not stop the watch of all others.
@@ -58,16 +61,18 @@ pub(super) struct Memory {
     uid: Option<String>,
     /// What was wanted.
     pub(super) history: History,
-    /// The Deployment as the API server returned it last: the watch may lag behind.
-    pub(super) written: Option<Deployment>,
-    /// Whether the watch has shown what was written.
-    pub(super) written_seen: bool,
+    /// The Deployment as the API server returned it, until the watch shows it too.
+    pub(super) written: Option<(Deployment, Instant)>,
     /// The hash that was applied and the generation that came of it, if the result still differs from what was wanted.
     pub(super) known_drift: Option<(String, Option<i64>)>,
+    /// What the API server refused: the hash of the Deployment, why, and when.
+    pub(super) refused: Option<(String, Problem, Instant)>,
     /// The status that was written last, and when.
     pub(super) status: Option<(TaskQueueStatus, Instant)>,
     /// Failed attempts in a row.
     attempts: u32,
+    /// When the next attempt is due, and for which generation the last one failed.
+    retry: Option<(Instant, Option<i64>)>,
 }
 
 impl Memory {
@@ -77,10 +82,11 @@ impl Memory {
             uid,
             history: History::default(),
             written: None,
-            written_seen: false,
             known_drift: None,
+            refused: None,
             status: None,
             attempts: 0,
+            retry: None,
         }
     }
 }
@@ -164,20 +170,30 @@ impl Context {
     pub(super) fn succeeded(&self, task_queue: &ObjectRef<TaskQueue>) {
         if let Some(memory) = self.memories().get_mut(task_queue) {
             memory.attempts = 0;
+            memory.retry = None;
         }
     }
 
     /// Notes a failure. Returns how long to wait before the next attempt.
-    pub(super) fn failed(&self, task_queue: &ObjectRef<TaskQueue>) -> Duration {
-        let mut memories = self.memories();
-        match memories.get_mut(task_queue) {
+    pub(super) fn failed(&self, task_queue: &Guarded) -> Duration {
+        match self.memories().get_mut(&guarded_reference(task_queue)) {
             Some(memory) => {
                 let wait = retry_after(memory.attempts);
                 memory.attempts = memory.attempts.saturating_add(1);
+                memory.retry = Some((Instant::now() + wait, task_queue.meta().generation));
                 wait
             }
             None => RETRY_FIRST,
         }
+    }
+
+    /// How long the last failure still forbids another attempt. Brokers and pods ask for one every second, which an API server in
+    /// trouble can't use; a spec that was changed is tried at once.
+    pub(super) fn backing_off(&self, task_queue: &Guarded) -> Option<Duration> {
+        let memories = self.memories();
+        let (due, generation) = memories.get(&guarded_reference(task_queue))?.retry?;
+        let wait = due.checked_duration_since(Instant::now())?;
+        (generation == task_queue.meta().generation && !wait.is_zero()).then_some(wait)
     }
 
     /// Forgets a TaskQueue that is gone: its connection, its series, its past.
@@ -196,6 +212,23 @@ impl Context {
         for task_queue in gone {
             self.forget(&task_queue);
         }
+    }
+
+    /// The other TaskQueues that name a queue of this one: what it may do decides what they may do.
+    pub(super) fn rivals(&self, task_queue: &Guarded) -> Vec<ObjectRef<TaskQueue>> {
+        // Before all are known, each of them will be looked at anyway.
+        let Ok(task_queue) = &task_queue.0 else { return Vec::new() };
+        if !*self.synchronized.borrow() {
+            return Vec::new();
+        }
+        let queues = Topology::new(task_queue);
+        let others = self.task_queues();
+        let others = others.iter().filter_map(|other| other.0.as_ref().ok());
+        others
+            .filter(|other| other.metadata.uid != task_queue.metadata.uid)
+            .filter(|other| shared_queue(&queues, &Topology::new(other)).is_some())
+            .map(reference)
+            .collect()
     }
 
     /// The Secrets that TaskQueues name, with the TaskQueues that name them.

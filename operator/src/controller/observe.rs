@@ -24,6 +24,9 @@ use crate::plan::workers::WorkerPod;
 /// How old a Secret may be when the broker refuses what was in it.
 const REREAD_WHEN_REFUSED: Duration = Duration::from_secs(4);
 
+/// How long the watch may lag behind what was written. After that it is believed: what was written is gone again.
+const WATCH_LAG: Duration = Duration::from_secs(10);
+
 /// What is known about a TaskQueue at one moment.
 pub(super) struct Observed {
     pub(super) topology: Arc<Topology>,
@@ -92,24 +95,20 @@ pub(super) async fn observe(
     Ok(observed)
 }
 
-/// The Deployment: as the watch shows it, or as it was written last if the watch isn't there yet.
+/// The Deployment: as it was written last, until the watch shows that or something newer.
 fn deployment(task_queue: &TaskQueue, memory: &mut Memory, context: &Context) -> Option<Deployment> {
     let namespace = task_queue.namespace().unwrap_or_default();
     let shown = context.deployment(&namespace, &deployment_name(&task_queue.name_any()));
-    let Some(written) = &memory.written else { return shown.map(Arc::unwrap_or_clone) };
-    match shown {
-        Some(shown) if version(&shown) >= version(written) || shown.metadata.uid != written.metadata.uid => {
-            memory.written_seen = true;
-            Some(Arc::unwrap_or_clone(shown))
+    if let Some((written, at)) = &memory.written {
+        let caught_up = shown.as_ref().is_some_and(|shown| {
+            version(shown) >= version(written) || shown.metadata.uid != written.metadata.uid
+        });
+        if !caught_up && at.elapsed() < WATCH_LAG {
+            return Some(written.clone());
         }
-        Some(_) => Some(written.clone()),
-        // It was there and is gone: somebody has deleted it.
-        None if memory.written_seen => {
-            memory.written = None;
-            None
-        }
-        None => Some(written.clone()),
+        memory.written = None;
     }
+    shown.map(Arc::unwrap_or_clone)
 }
 
 fn version(deployment: &Deployment) -> Option<u64> {

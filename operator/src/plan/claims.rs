@@ -22,9 +22,13 @@ pub fn claim(task_queue: &TaskQueue, topology: &Topology, other: &TaskQueue) -> 
     if seniority(other) >= seniority(task_queue) || task_queue.metadata.uid == other.metadata.uid {
         return None;
     }
-    let theirs = Topology::new(other);
-    let queue = topology.all_names().find(|queue| theirs.all_names().any(|other| other == *queue))?;
+    let queue = shared_queue(topology, &Topology::new(other))?;
     Some(Claim { queue: queue.to_owned(), holder: qualified_name(other) })
+}
+
+/// The first queue that both name.
+pub fn shared_queue<'a>(ours: &'a Topology, theirs: &Topology) -> Option<&'a str> {
+    ours.all_names().find(|queue| theirs.all_names().any(|other| other == *queue))
 }
 
 fn seniority(task_queue: &TaskQueue) -> (Option<String>, String) {
