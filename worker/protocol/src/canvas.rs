@@ -12,9 +12,11 @@
 //! # let _ = (canvas, sum);
 //! ```
 
+mod abandoned;
 mod kind;
 mod plan;
 
+pub use abandoned::{Abandoned, abandoned, errbacks};
 pub use plan::{CanvasError, ChordStart, Plan, plan};
 
 use crate::{Map, Signature};

@@ -237,3 +237,22 @@ fn built_in_tasks_are_calls_like_any_other() {
     assert_eq!(chunks(&add(0), [json!([1])], 3).kwargs["n"], 3);
     assert_eq!(map(&sum(), [json!([1])]).subtask_type, None);
 }
+
+#[test]
+fn what_is_abandoned_has_an_id_somebody_may_wait_for() {
+    let body = sum().task_id("body").set("chain", vec![value(&add(9).task_id("after"))]);
+    let steps = [
+        add(1).task_id("one").set("reply_to", "client"),
+        group([add(2).task_id("two"), add(3)]),
+        chord([add(4).task_id("header")], body),
+        (add(5).task_id("five")
+            | add(6).task_id("six").set("chord", value(&sum())).set("group_id", "g").set("group_index", 1)),
+    ];
+    let all = abandoned(&steps);
+    let ids: Vec<_> = all.iter().map(|call| call.task_id.as_str()).collect();
+    assert_eq!(ids, ["one", "two", "body", "after", "five", "six"]);
+    assert_eq!(all[0].reply_to.as_deref(), Some("client"));
+    let last = all.last().unwrap();
+    assert_eq!((last.group_id.as_deref(), last.group_index), (Some("g"), Some(1)));
+    assert_eq!(last.chord.as_ref().unwrap().task, "sum");
+}
