@@ -72,7 +72,8 @@ impl PublishError {
     }
 
     /// Whether another connection may do better.
-    fn is_worth_a_retry(&self) -> bool {
+    #[must_use]
+    pub fn is_worth_a_retry(&self) -> bool {
         match self {
             Self::Connect(error) => error.category() != "access_refused",
             Self::Queue(QueueError::Declare { source, .. }) | Self::Lost { source, .. } => {

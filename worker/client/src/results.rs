@@ -1,6 +1,7 @@
 //! Where results are kept: Redis, or a queue of the caller's own (RPC).
 
 mod address;
+mod chords;
 mod redis;
 mod replies;
 mod rpc;
@@ -10,6 +11,7 @@ mod subscriptions;
 pub use self::redis::RedisResults;
 pub(crate) use self::redis::decode;
 pub use address::{RedisAddress, ResultStoreAddress};
+pub use chords::{ChordError, ChordPart, ChordProgress};
 pub(crate) use replies::{Awaited, Replies, Reply};
 pub use rpc::RpcResults;
 pub use store::{ReplyAddress, ResultStore, StoreError};

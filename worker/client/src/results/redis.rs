@@ -68,6 +68,11 @@ impl RedisResults {
         })
     }
 
+    /// A handle of the connection for one more command.
+    pub(super) fn connection(&self) -> ConnectionManager {
+        self.connection.clone()
+    }
+
     /// Keeps results for another time than Celery's one day, in seconds; 0 for ever.
     #[must_use]
     pub fn with_expiry(self, seconds: u64) -> Self {
