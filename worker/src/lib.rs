@@ -27,11 +27,12 @@
 //! - A message that can't be run is rejected once, with the reason stored as its result: a dead letter queue keeps it.
 //!
 //! # Limits
-//! Callbacks, chains and chords of a message are not continued, and there is no way for a task to ask for a retry.
+//! There is no way for a task to ask for a retry, or to replace itself by another.
 //! A task with an `eta` or `countdown` that arrives early is held until it is due, and nothing else is run meanwhile.
 
 mod backoff;
 mod broker;
+mod canvas;
 mod consume;
 mod control;
 mod done;

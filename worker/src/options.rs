@@ -61,6 +61,12 @@ pub struct Options {
     #[arg(default_value_t = true)]
     create_missing_queues: bool,
 
+    /// Queue for tasks that follow one of this worker's (in a chain, as a callback...), name no queue of their own and are
+    /// not known to this worker. Those that it knows go to where the first one came from.
+    #[arg(long, env = "SOLOIST_DEFAULT_QUEUE", value_name = "NAME", default_value = "celery")]
+    #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    default_queue: String,
+
     /// Name of this worker, different from all others on the broker; %h stands for the machine's name.
     #[arg(short = 'n', long, visible_alias = "hostname", env = "SOLOIST_NODE_NAME", value_name = "NAME")]
     #[arg(default_value = "celery@%h")]
@@ -136,6 +142,7 @@ impl Options {
             .app(&self.app)
             .queues(&self.queues)
             .create_missing_queues(self.create_missing_queues)
+            .default_queue(&self.default_queue)
             .node_name(self.node_name.replace("%h", &host_name()))
             .time_limits(self.soft_time_limit, self.time_limit)
             .http(self.http_address);

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use celery_client::{
     ResultStore,
-    results::{RedisAddress, RedisResults, ReplyAddress, RpcResults},
+    results::{RedisAddress, RedisResults, ReplyAddress, RpcResults, StoreError},
 };
 use celery_protocol::TaskMeta;
 use tokio::{sync::OnceCell, time::timeout};
@@ -45,20 +45,38 @@ impl Results {
         health: &Health,
         metrics: &Metrics,
     ) {
-        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
-        let mut failed = false;
-        while let Err(problem) = self.try_store(meta, reply).await {
-            failed = true;
-            metrics.store_retries.inc();
-            let wait = backoff.next(backoff::random());
-            warn!(id = meta.task_id, problem, retry_in = ?wait, "can't store the result");
-            health.set_not_storing(Some(problem));
-            tokio::time::sleep(wait).await;
+        let id = &meta.task_id;
+        let attempt = || self.try_store(meta, reply);
+        if until_done(id, attempt, health, metrics).await.failed {
+            info!(id, "stored the result");
         }
-        if failed {
-            info!(id = meta.task_id, "stored the result");
-            health.set_not_storing(None);
-        }
+    }
+
+    /// The results in Redis, if that is where they are, once there is a connection.
+    pub(crate) async fn redis(&self, health: &Health, metrics: &Metrics) -> Option<RedisResults> {
+        let Self::Redis { .. } = self else { return None };
+        let store = until_done("connect", || self.open(), health, metrics).await.value;
+        store.and_then(|store| match store {
+            ResultStore::Redis(redis) => Some(redis),
+            ResultStore::Rpc(_) => None,
+        })
+    }
+
+    /// Does something with the store, trying until it is done.
+    pub(crate) async fn insist<T, F: Future<Output = Result<T, StoreError>>>(
+        &self,
+        doing: &'static str,
+        attempt: impl Fn() -> F,
+        health: &Health,
+        metrics: &Metrics,
+    ) -> T {
+        let attempt = || async {
+            match timeout(STORE_TIMEOUT, attempt()).await {
+                Ok(done) => done.map_err(|error| describe(&error)),
+                Err(_) => Err(format!("{doing}: no answer in {STORE_TIMEOUT:?}")),
+            }
+        };
+        until_done(doing, attempt, health, metrics).await.value
     }
 
     /// Connects to the store ahead of the first result, so that a wrong address shows at once.
@@ -100,6 +118,40 @@ impl Results {
                 None => Err("send the result: not connected to the broker".to_owned()),
             },
         }
+    }
+}
+
+/// What came of an attempt that was repeated until it succeeded.
+struct Insisted<T> {
+    value: T,
+    /// Whether it took more than one.
+    failed: bool,
+}
+
+async fn until_done<T, F: Future<Output = Result<T, String>>>(
+    id: &str,
+    attempt: impl Fn() -> F,
+    health: &Health,
+    metrics: &Metrics,
+) -> Insisted<T> {
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+    let mut failed = false;
+    loop {
+        let problem = match attempt().await {
+            Ok(value) => {
+                if failed {
+                    health.set_not_storing(None);
+                }
+                return Insisted { value, failed };
+            }
+            Err(problem) => problem,
+        };
+        failed = true;
+        metrics.store_retries.inc();
+        let wait = backoff.next(backoff::random());
+        warn!(id, problem, retry_in = ?wait, "can't store the result");
+        health.set_not_storing(Some(problem));
+        tokio::time::sleep(wait).await;
     }
 }
 

@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use serde_json::value::RawValue;
 
 use crate::{
+    canvas::{Ending, Sequel},
     executor::Outcome,
     metrics::Counted,
     supervise::Ended,
@@ -34,6 +35,8 @@ pub(crate) struct Settlement {
     pub(crate) id: Option<String>,
     /// Name of the task, if it could be read.
     pub(crate) task: String,
+    /// What the call's callbacks, chain and chord are to hear of.
+    pub(crate) sequel: Option<Box<Sequel>>,
     /// Result to store, if any.
     pub(crate) store: Option<TaskMeta>,
     /// What the broker is told.
@@ -73,10 +76,11 @@ pub(crate) fn admit(
     now: Timestamp,
 ) -> Result<Admitted, Box<Settlement>> {
     let request = decoded.map_err(|error| Box::new(refuse_malformed(error, now)))?;
-    let Some(task) = registry.get(&request.task).cloned() else {
+    let request = Arc::new(request);
+    let Some(task) = registry.resolve(&request) else {
         return Err(Box::new(refuse_unregistered(&request, now)));
     };
-    let admitted = Admitted { request: Arc::new(request), task };
+    let admitted = Admitted { request, task };
     readmit(&admitted, is_revoked, now)?;
     Ok(admitted)
 }
@@ -111,6 +115,15 @@ pub(crate) fn settle(Admitted { request, task }: &Admitted, ended: Ended, now: T
     }
 }
 
+/// What becomes of a message whose task succeeded, but what follows it could not be sent because of `error`.
+pub(crate) fn fail_to_advance(
+    Admitted { request, task }: &Admitted,
+    error: &TaskError,
+    now: Timestamp,
+) -> Settlement {
+    fail(request, task, error, now)
+}
+
 /// What monitors are told when a message has arrived.
 pub(crate) fn received(request: &Request) -> EventKind {
     EventKind::TaskReceived(TaskReceived {
@@ -127,7 +140,7 @@ pub(crate) fn received(request: &Request) -> EventKind {
 }
 
 fn succeed(
-    request: &Request,
+    request: &Arc<Request>,
     task: &Task,
     value: Box<RawValue>,
     runtime: Duration,
@@ -138,6 +151,7 @@ fn succeed(
     Settlement {
         id: Some(request.id.clone()),
         task: request.task.clone(),
+        sequel: Sequel::new(request, Ending::Success(value.clone())),
         store: is_stored(request, task).then(|| of(request, TaskMeta::success(&request.id, value, now))),
         disposition: Disposition::Ack,
         event: Some(EventKind::TaskSucceeded {
@@ -150,12 +164,16 @@ fn succeed(
     }
 }
 
-fn fail(request: &Request, task: &Task, error: &TaskError, now: Timestamp) -> Settlement {
+fn fail(request: &Arc<Request>, task: &Task, error: &TaskError, now: Timestamp) -> Settlement {
     let traceback = error.traceback().map(str::to_owned);
     let meta = || TaskMeta::failure(&request.id, error.exception(), traceback.clone(), now);
     Settlement {
         id: Some(request.id.clone()),
         task: request.task.clone(),
+        sequel: Sequel::new(
+            request,
+            Ending::Failure { exception: error.exception().clone(), traceback: traceback.clone() },
+        ),
         store: is_stored(request, task).then(|| of(request, meta())),
         disposition: Disposition::Ack,
         event: Some(EventKind::TaskFailed {
@@ -176,7 +194,7 @@ enum Revocation {
     Terminated { signum: i32 },
 }
 
-fn revoke(request: &Request, task: &Task, revocation: Revocation, now: Timestamp) -> Settlement {
+fn revoke(request: &Arc<Request>, task: &Task, revocation: Revocation, now: Timestamp) -> Settlement {
     let (reason, signum) = match revocation {
         Revocation::Expired => ("expired", None),
         Revocation::Revoked => ("revoked", None),
@@ -185,6 +203,7 @@ fn revoke(request: &Request, task: &Task, revocation: Revocation, now: Timestamp
     Settlement {
         id: Some(request.id.clone()),
         task: request.task.clone(),
+        sequel: Sequel::new(request, Ending::Revoked(Exception::task_revoked(reason))),
         store: is_stored(request, task).then(|| of(request, TaskMeta::revoked(&request.id, reason, now))),
         disposition: Disposition::Ack,
         event: Some(EventKind::TaskRevoked {
@@ -198,13 +217,14 @@ fn revoke(request: &Request, task: &Task, revocation: Revocation, now: Timestamp
     }
 }
 
-fn refuse_unregistered(request: &Request, now: Timestamp) -> Settlement {
+fn refuse_unregistered(request: &Arc<Request>, now: Timestamp) -> Settlement {
     let exception = Exception::not_registered(&request.task);
     // Without the task there is no default for storing results: only the message can say not to.
     let is_stored = request.ignore_result != Some(true);
     Settlement {
         id: Some(request.id.clone()),
         task: request.task.clone(),
+        sequel: Sequel::new(request, Ending::Failure { exception: exception.clone(), traceback: None }),
         store: is_stored.then(|| of(request, TaskMeta::failure(&request.id, &exception, None, now))),
         disposition: Disposition::Reject,
         event: Some(failed(&request.id, &exception)),
@@ -219,6 +239,7 @@ fn refuse_malformed(error: DecodeError, now: Timestamp) -> Settlement {
     Settlement {
         id: error.task_id.clone(),
         task: error.task.clone().unwrap_or_default(),
+        sequel: None,
         store: id.map(|id| TaskMeta::failure(id, &exception, None, now)),
         disposition: Disposition::Reject,
         event: id.map(|id| failed(id, &exception)),

@@ -1,6 +1,7 @@
 //! Tasks: the functions a worker runs, and how a call's arguments reach them.
 
 mod args;
+mod builtin;
 mod cancel;
 mod context;
 mod error;

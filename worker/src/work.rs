@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use celery_client::{amqp, results::ReplyAddress};
-use celery_protocol::{Embed, Request, Signature, event::EventKind};
+use celery_protocol::{Request, event::EventKind};
 use jiff::Timestamp;
 use lapin::{
     Acker,
@@ -15,6 +15,7 @@ use tracing::{debug, error, info, info_span, warn};
 
 use crate::{
     broker::{answer, decode},
+    canvas::{Canvas, Ending, Home},
     done::Done,
     events::{Activity, Events},
     executor::{Executor, Job},
@@ -23,7 +24,7 @@ use crate::{
     metrics::{Counted, Metrics},
     results::Results,
     revoked::Revoked,
-    settle::{Admitted, Disposition, Report, Settlement, admit, readmit, received, settle},
+    settle::{Admitted, Disposition, Report, Settlement, admit, fail_to_advance, readmit, received, settle},
     stop::Stop,
     supervise::{Ended, TimeLimits, supervise},
     task::{CancelHandle, Context, DeliveryInfo, Facts, Registry},
@@ -41,6 +42,7 @@ pub(crate) struct Work {
     pub(crate) limits: Arc<Limits>,
     pub(crate) done: Done,
     pub(crate) results: Arc<Results>,
+    pub(crate) canvas: Canvas,
     pub(crate) events: Events,
     pub(crate) activity: Arc<Activity>,
     pub(crate) health: Arc<Health>,
@@ -73,13 +75,6 @@ impl Work {
         self.events.task(received(request));
         let (retries, redelivered) = (request.retries, delivery.redelivered);
         info!(id = request.id, task = request.task, retries, redelivered, "task received");
-        if asks_for_more(&request.embed) {
-            warn!(
-                id = request.id,
-                task = request.task,
-                "callbacks, chains and chords are not continued by this worker"
-            );
-        }
         let tracking = self.tracker.track(Arc::clone(request), delivery_info(delivery, request));
         match self.wait(&admitted, &tracking).await {
             Waited::Due => self.run(delivery, &admitted, &tracking, cancel).await,
@@ -146,6 +141,7 @@ impl Work {
         };
         self.metrics.observe_runtime(&request.task, runtime);
         let settlement = settle(admitted, ended, Timestamp::now());
+        let settlement = self.advance(delivery, admitted, settlement).await;
         if !self.conclude(delivery, settlement, Some(runtime)).await {
             self.done.remember(request);
         }
@@ -161,7 +157,27 @@ impl Work {
         }
     }
 
-    /// Carries out what was decided: store, then acknowledge, then tell. False if the broker can't be told.
+    /// Sends what follows a task that succeeded. If that can't be done, the task has failed.
+    async fn advance(
+        &self,
+        delivery: &Delivery,
+        admitted: &Admitted,
+        mut settlement: Settlement,
+    ) -> Settlement {
+        let Some(sequel) = &settlement.sequel else { return settlement };
+        let Ending::Success(value) = &sequel.ending else { return settlement };
+        match self.canvas.advance(&sequel.request, value, &home(delivery)).await {
+            Ok(children) => {
+                if let Some(meta) = &mut settlement.store {
+                    meta.children = Some(children);
+                }
+                settlement
+            }
+            Err(error) => fail_to_advance(admitted, &error, Timestamp::now()),
+        }
+    }
+
+    /// Carries out what was decided: store, tell the chord and the rest of the chain, acknowledge, tell monitors. False if the broker can't be told.
     async fn conclude(&self, delivery: &Delivery, settlement: Settlement, runtime: Option<Duration>) -> bool {
         if let Some(meta) = &settlement.store {
             let properties = amqp::properties(&delivery.properties);
@@ -170,6 +186,9 @@ impl Work {
                 correlation_id: properties.correlation_id.as_deref().unwrap_or(&meta.task_id),
             };
             self.results.store(meta, reply, &self.health, &self.metrics).await;
+        }
+        if let Some(sequel) = &settlement.sequel {
+            self.canvas.conclude(sequel, &home(delivery)).await;
         }
         let is_acknowledged = acknowledge(delivery, settlement.disposition).await;
         if !is_acknowledged {
@@ -204,10 +223,12 @@ enum Waited {
     Stopping,
 }
 
-/// Whether something is to follow the call.
-fn asks_for_more(embed: &Embed) -> bool {
-    let some = |list: &Option<Vec<Signature>>| list.as_ref().is_some_and(|list| !list.is_empty());
-    some(&embed.callbacks) || some(&embed.errbacks) || some(&embed.chain) || embed.chord.is_some()
+fn home(delivery: &Delivery) -> Home {
+    Home {
+        exchange: delivery.exchange.to_string(),
+        routing_key: delivery.routing_key.to_string(),
+        is_redelivered: delivery.redelivered,
+    }
 }
 
 fn delivery_info(delivery: &Delivery, request: &Request) -> DeliveryInfo {

@@ -10,6 +10,7 @@ use tracing::{info, warn};
 
 use crate::{
     broker::{Link, Prepare, SessionOptions, answer},
+    canvas::{Canvas, Sender},
     consume::{self, Stopped},
     control::{self, Panel},
     done::Done,
@@ -80,6 +81,7 @@ pub struct WorkerBuilder {
     queues: Vec<String>,
     node: String,
     create_missing_queues: bool,
+    default_queue: String,
     http: Option<SocketAddr>,
     time_limits: TimeLimits,
     registry: Registry,
@@ -96,6 +98,7 @@ impl Worker {
             queues: vec!["celery".to_owned()],
             node: format!("celery@{}", host_name()),
             create_missing_queues: true,
+            default_queue: "celery".to_owned(),
             http: None,
             time_limits: TimeLimits::default(),
             registry: Registry::default(),
@@ -170,6 +173,14 @@ impl WorkerBuilder {
         self
     }
 
+    /// The queue for tasks that follow one of this worker's and name no queue of their own, unless this worker knows them:
+    /// those go to where the first one came from. `celery` until told otherwise; Celery's `task_default_queue`.
+    #[must_use]
+    pub fn default_queue(mut self, queue: impl Into<String>) -> Self {
+        self.default_queue = queue.into();
+        self
+    }
+
     /// Serves probes and metrics there.
     #[must_use]
     pub fn http(mut self, address: SocketAddr) -> Self {
@@ -235,15 +246,30 @@ impl WorkerBuilder {
         let publishing = tokio::spawn(publisher.run());
         let beating = tokio::spawn(events.clone().keep_alive(Arc::clone(&activity)));
         let executor = Executor::start(self.registry.has_async_task())?;
+        let registry = Arc::new(self.registry);
+        let sender = Sender::new(
+            self.broker.clone(),
+            format!("{node} (tasks)"),
+            self.create_missing_queues,
+            self.default_queue,
+            Arc::clone(&registry),
+        );
+        let canvas = Canvas {
+            sender,
+            results: Arc::clone(&results),
+            health: Arc::clone(&health),
+            metrics: Arc::clone(&metrics),
+        };
         let work = Work {
             node,
-            registry: Arc::new(self.registry),
+            registry,
             executor,
             tracker: Arc::default(),
             revoked: Arc::default(),
             limits: Arc::new(Limits::new(self.time_limits)),
             done: Done::default(),
             results,
+            canvas,
             events,
             activity,
             health,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use celery_protocol::{Exception, Map, Request};
+use celery_protocol::{Arguments, Exception, Map, Request};
 
 use super::{Cancellation, TaskError, cancel::Cancelled};
 
@@ -39,7 +39,7 @@ pub struct Context {
 }
 
 /// The facts of a [`Context`].
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Facts {
     pub(crate) request: Arc<Request>,
     pub(crate) hostname: Arc<str>,
@@ -51,6 +51,12 @@ pub(crate) struct Facts {
 impl Context {
     pub(crate) fn new(facts: Facts) -> Self {
         Self { facts: Arc::new(facts) }
+    }
+
+    /// The same call with other arguments.
+    pub(crate) fn with_arguments(&self, arguments: Arguments) -> Self {
+        let request = Arc::new(Request { arguments, ..self.request().clone() });
+        Self::new(Facts { request, ..Facts::clone(&self.facts) })
     }
 
     /// A call with the id `id1` and these arguments.

@@ -2,7 +2,9 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::Task;
+use celery_protocol::Request;
+
+use super::{Task, builtin};
 
 /// All registered tasks.
 #[derive(Debug, Default)]
@@ -18,6 +20,16 @@ impl Registry {
 
     pub(crate) fn get(&self, name: &str) -> Option<&Arc<Task>> {
         self.tasks.get(name)
+    }
+
+    /// The task that serves a call: a registered one, or one of Celery's own.
+    pub(crate) fn resolve(&self, request: &Request) -> Option<Arc<Task>> {
+        self.get(&request.task).cloned().or_else(|| builtin::task(request, self).map(Arc::new))
+    }
+
+    /// Whether calls of a task of this name are served.
+    pub(crate) fn resolves(&self, name: &str) -> bool {
+        self.tasks.contains_key(name) || builtin::NAMES.contains(&name)
     }
 
     /// Names in alphabetical order.

@@ -16,8 +16,8 @@ use std::{
 pub(crate) use self::{
     broker::{Broker, Message},
     proxy::Proxy,
-    python::{Call, Celery, EventWatch, celery, control},
-    worker::worker,
+    python::{Call, Celery, EventWatch, PythonWorker, canvas, celery, control},
+    worker::{WorkerProcess, worker},
 };
 
 /// Longest wait for anything that should take a moment.
@@ -45,6 +45,21 @@ pub(crate) fn eventually<T>(what: &str, mut check: impl FnMut() -> Option<T>) ->
 /// A name that no other test has.
 pub(crate) fn unique(purpose: &str) -> String {
     format!("test-{purpose}-{}", uuid::Uuid::new_v4().simple())
+}
+
+/// What `py.record` has left under a key, in order.
+pub(crate) fn recorded(key: &str) -> Vec<String> {
+    let mut redis = redis::Client::open(env("REDIS_URL")).unwrap().get_connection().unwrap();
+    redis.lrange(key, 0, -1).unwrap()
+}
+
+/// Which of a chord's keys there are, and what `.c` holds.
+pub(crate) fn chord_keys(group_id: &str) -> (Vec<String>, Option<String>) {
+    let mut redis = redis::Client::open(env("REDIS_URL")).unwrap().get_connection().unwrap();
+    let prefix = format!("celery-taskset-meta-{group_id}");
+    let there = |suffix: &&str| redis.exists::<_, bool>(format!("{prefix}{suffix}")).unwrap();
+    let keys = ["", ".j", ".t", ".s", ".d"].into_iter().filter(there).map(str::to_owned).collect();
+    (keys, redis.get(format!("{prefix}.c")).unwrap())
 }
 
 /// What is stored in Redis under a task's id, and for how many seconds.

@@ -10,21 +10,86 @@ use std::{
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
-use super::{env, eventually};
+use super::{PATIENCE, env, eventually, unique};
 
 fn script(name: &str) -> String {
     format!("{}/tests/broker/support/{name}", env!("CARGO_MANIFEST_DIR"))
 }
 
+/// A Python program of the tests' Celery app.
+fn app(backend: &str, queue: &str) -> Command {
+    let mut python = Command::new(env("PYTHON"));
+    python
+        .current_dir(format!("{}/tests/broker/support", env!("CARGO_MANIFEST_DIR")))
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .env("BROKER", env("AMQP_URL"))
+        .env("BACKEND", backend)
+        .env("PYTHON_QUEUE", queue);
+    python
+}
+
+/// A Celery worker of its own, with the tasks `py.*`. Killed when dropped.
+pub(crate) struct PythonWorker {
+    child: Child,
+    pub(crate) queue: String,
+}
+
+impl PythonWorker {
+    /// Starts it, and returns once it consumes.
+    pub(crate) fn start() -> Self {
+        let queue = unique("python");
+        let mut child = app(&env("REDIS_URL"), &queue)
+            .args(["-m", "celery", "-A", "celery_app", "worker", "-P", "solo", "-l", "INFO", "-Q", &queue])
+            .args(["-n", &format!("{queue}@python")])
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (ready, is_ready) = std::sync::mpsc::channel();
+        let log = BufReader::new(child.stderr.take().unwrap());
+        thread::spawn(move || {
+            for line in log.lines().map_while(Result::ok) {
+                if line.ends_with(" ready.") {
+                    let _ = ready.send(());
+                }
+            }
+        });
+        let worker = Self { child, queue };
+        is_ready.recv_timeout(PATIENCE).expect("the Python worker is ready");
+        worker
+    }
+}
+
+impl Drop for PythonWorker {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Sends canvases, given as Python expressions, and waits for what becomes of each. In them `rust(name, args...)` is a
+/// task of the Rust worker on `rust_queue`, others are of the Python worker, and `key` is one for `record`.
+pub(crate) fn canvas(
+    backend: &str,
+    rust_queue: &str,
+    python_queue: &str,
+    key: &str,
+    all: &[&str],
+) -> Vec<Value> {
+    let mut python = app(backend, python_queue);
+    python.args(["celery_canvas.py", rust_queue, key]);
+    converse(python, "celery_canvas.py", &all)
+}
+
 /// Runs a script with `input` as JSON on its standard input, and reads what it prints as JSON.
 fn run<T: DeserializeOwned>(name: &str, args: &[&str], input: &impl Serialize) -> T {
-    let mut python = Command::new(env("PYTHON"))
-        .arg(script(name))
-        .args(args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut python = Command::new(env("PYTHON"));
+    python.arg(script(name)).args(args);
+    converse(python, name, input)
+}
+
+fn converse<T: DeserializeOwned>(mut python: Command, name: &str, input: &impl Serialize) -> T {
+    let mut python = python.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     python.stdin.take().unwrap().write_all(&serde_json::to_vec(input).unwrap()).unwrap();
     let output = python.wait_with_output().unwrap();
     assert!(output.status.success(), "{name} failed");

@@ -1,0 +1,312 @@
+//! Chains, callbacks, groups and chords over workers in Rust and in Python, sent by a Celery client.
+
+use serde_json::{Value, json};
+
+use crate::support::{
+    Broker, Message, PythonWorker, WorkerProcess, canvas, chord_keys, env, eventually, recorded, stored,
+    unique, worker,
+};
+
+/// One worker in Rust and one in Python, each on its queue.
+struct Pair {
+    broker: Broker,
+    rust: WorkerProcess,
+    queue: String,
+    python: PythonWorker,
+    key: String,
+}
+
+impl Pair {
+    async fn start() -> Self {
+        let queue = unique("canvas");
+        let broker = Broker::connect().await;
+        let rust = worker(&queue);
+        let python = PythonWorker::start();
+        let rust = rust.env("SOLOIST_DEFAULT_QUEUE", &python.queue).ready();
+        Self { broker, rust, queue, python, key: unique("record") }
+    }
+
+    fn run(&self, all: &[&str]) -> Vec<Value> {
+        canvas(&env("REDIS_URL"), &self.queue, &self.python.queue, &self.key, all)
+    }
+
+    fn values(&self, all: &[&str]) -> Vec<Value> {
+        let outcomes = self.run(all);
+        let value = |(outcome, canvas): (&Value, &&str)| match outcome.get("value") {
+            Some(value) => value.clone(),
+            None => panic!("{canvas}: {outcome}"),
+        };
+        outcomes.iter().zip(all).map(value).collect()
+    }
+}
+
+impl Drop for Pair {
+    fn drop(&mut self) {
+        self.broker.remove(&self.queue);
+        self.broker.remove(&self.python.queue);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
+async fn chains_run_to_their_end() {
+    let pair = Pair::start().await;
+    let values = pair.values(&[
+        "rust('multiply', 4, 5) | rust('multiply', 2)",
+        "add.s(1, 2) | rust('multiply', 10) | add.s(4) | rust('add', 1)",
+        "rust('add', 1, 1) | rust('add', 5, 5).set(immutable=True) | rust('add', 1)",
+        "rust('add', 1, 1) | (rust('add', 1) | add.s(1)) | rust('add', 1)",
+    ]);
+    assert_eq!(values, [json!(40), json!(35), json!(11), json!(5)]);
+    // A step without a queue: known to the worker, so it goes to where the first came from.
+    let outcome =
+        &pair.run(&["rust('add', 1, 1) | signature('tasks.add', args=(2,), app=app) | add.s(3)"])[0];
+    assert_eq!((&outcome["value"], &outcome["parents"]), (&json!(7), &json!(["SUCCESS", "SUCCESS"])));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
+async fn a_failure_ends_a_chain_at_each_step() {
+    let pair = Pair::start().await;
+    let outcomes = pair.run(&[
+        "rust('fail', 'one') | rust('add', 1) | add.s(1)",
+        "rust('add', 1, 1) | rust('add', 'x') | add.s(1)",
+        "rust('add', 1, 1) | add.s(1) | rust('fail', 'last').set(immutable=True)",
+        "rust('unknown') | add.s(1)",
+        "rust('fail', 'three') | group(add.s(1), rust('add', 2)) | xsum.s()",
+    ]);
+    let own: Vec<_> = outcomes.iter().map(|outcome| outcome["own"].as_str().unwrap()).collect();
+    assert_eq!(own[0], "RuntimeError: one");
+    assert!(own[1].starts_with("TypeError: "), "{own:?}");
+    assert_eq!(own[2], "RuntimeError: last");
+    assert_eq!(own[3], "NotRegistered: 'tasks.unknown'");
+    assert_eq!(own[4], "RuntimeError: three");
+    assert_eq!(outcomes[0]["parents"], json!(["FAILURE", "FAILURE"]));
+    assert_eq!(outcomes[1]["parents"], json!(["FAILURE", "SUCCESS"]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
+async fn callbacks_and_errbacks_are_called() {
+    let pair = Pair::start().await;
+    let outcomes = pair.run(&[
+        "rust('add', 1, 1, link=[record.s(key)])",
+        "rust('add', 2, 2, link=[record.s(key), record.s(key)])",
+        "rust('add', 3, 3, link=[add.s(1) | rust('add', 1) | record.s(key)])",
+        "rust('add', 4, 4, link=[group(add.s(1), rust('add', 2)) | xsum.s() | record.s(key)])",
+        "rust('fail', 'no', link=[record.s(key)], link_error=[record.s(key)])",
+    ]);
+    let mut expected = vec!["2".to_owned(), "4".into(), "8".into(), "19".into()];
+    expected.push(outcomes[4]["id"].as_str().unwrap().to_owned());
+    expected.sort();
+    // The two equal callbacks of the second are one, as in Celery.
+    let found = eventually("all are called", || {
+        let mut found = recorded(&pair.key);
+        found.sort();
+        found.dedup();
+        (found.len() == expected.len()).then_some(found)
+    });
+    assert_eq!(found, expected);
+    let children = |index: usize| outcomes[index]["children"].as_array().unwrap().len();
+    assert_eq!((children(0), children(2), children(4)), (1, 1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
+async fn groups_give_ordered_results() {
+    let pair = Pair::start().await;
+    let values = pair.values(&[
+        "group(rust('add', n, n) if n % 2 else add.s(n, n) for n in range(6))",
+        "group(rust('multiply', a, b) | rust('multiply', 2) for a, b in [(4, 5), (4, 9), (7, 9)])",
+        "rust('add', 1, 1) | group(rust('add', 1), add.s(2), rust('add', 3))",
+        "rust('add', 1, 1) | group(rust('add', 1) | add.s(2), add.s(2) | rust('add', 3))",
+    ]);
+    let expected = [json!([0, 2, 4, 6, 8, 10]), json!([40, 72, 126]), json!([3, 4, 5]), json!([5, 7])];
+    assert_eq!(values, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
+async fn chords_call_their_body_once() {
+    let pair = Pair::start().await;
+    // The sleeper finishes last: once the Rust worker has the last part, once (with a slow start) Python.
+    let values = pair.values(&[
+        "chord([add.s(1, 1), rust('add', 2, 2), rust('sleep', 1)], same.s() | record.s(key))",
+        "chord([rust('add', 1, 1), rust('add', 2, 2), add.signature((3, 3), countdown=2)], same.s() | record.s(key))",
+        "chord([rust('add', n, n) for n in range(20)], same.s() | record.s(key))",
+        "chord([rust('add', 5, 5)], same.s() | record.s(key))",
+    ]);
+    let twenty: Vec<_> = (0..20).map(|n| 2 * n).collect();
+    assert_eq!(values, [json!([2, 4, 1.0]), json!([2, 4, 6]), json!(twenty), json!([10])]);
+    assert_eq!(recorded(&pair.key).len(), 4, "each body ran once: {:?}", recorded(&pair.key));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
+async fn chords_nest_and_continue() {
+    let pair = Pair::start().await;
+    let values = pair.values(&[
+        // in the middle of a chain
+        "rust('add', 1, 1) | group(rust('add', 1), add.s(2)) | xsum.s() | rust('multiply', 10)",
+        "rust('add', 1, 1) | chord([rust('add', 1), add.s(2)], xsum.s()) | rust('multiply', 10)",
+        // two after each other
+        "group(rust('add', 1, 1), rust('add', 2, 2)) | xsum.s() | group(rust('add', 1), add.s(2)) | xsum.s()",
+        // body is a chain, a group, a chord
+        "chord([rust('add', 1, 1), add.s(2, 2)], xsum.s() | rust('add', 1))",
+        "chord([rust('add', 1, 1), add.s(2, 2)], group(xsum.s(), same.s()))",
+        "chord([rust('add', 1, 1), rust('add', 2, 2)], chord([xsum.s(), xsum.s()], same.s()))",
+        // members are chains, chords, groups
+        "chord([rust('add', 1, 1) | rust('add', 1), add.s(2, 2) | rust('add', 1)], same.s())",
+        "chord([chord([rust('add', 1, 1), add.s(2, 2)], xsum.s()), rust('add', 3, 3)], same.s())",
+        "chord([rust('add', 1, 1) | group(rust('add', 1), add.s(2)), rust('add', 3, 3)], same.s())",
+        "rust('add', 1, 1) | chord([rust('add', 1) | group(rust('add', 1), add.s(2)), rust('add', 3)], same.s())",
+    ]);
+    let expected = [
+        json!(70),
+        json!(70),
+        json!(15),
+        json!(7),
+        json!([6, [2, 4]]),
+        json!([6, 6]),
+        json!([3, 5]),
+        json!([6, 6]),
+        json!([[3, 4], 6]),
+        json!([[4, 5], 5]),
+    ];
+    assert_eq!(values, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
+async fn a_chord_with_a_failing_member_fails_its_body() {
+    let pair = Pair::start().await;
+    let outcomes = pair.run(&[
+        "chord([rust('add', 1, 1), rust('fail', 'no')], record.s(key))",
+        "chord([fail.s(), rust('sleep', 1)], record.s(key).on_error(record.s(key))) | add.s(1)",
+        "chord([rust('fail', 'deep') | rust('add', 1), add.s(1, 1)], record.s(key))",
+        "chord([chord([rust('fail', 'inner'), rust('add', 1, 1)], xsum.s()), rust('add', 3, 3)], record.s(key))",
+        "chord([rust('unknown'), rust('add', 1, 1)], record.s(key))",
+    ]);
+    for outcome in &outcomes {
+        let own = outcome["own"].as_str().unwrap();
+        assert!(own.starts_with("ChordError: Dependency ") && own.contains(" raised "), "{outcome}");
+        assert_eq!(outcome["state"], "FAILURE");
+    }
+    assert!(outcomes[0]["own"].as_str().unwrap().ends_with("raised RuntimeError('no')"), "{}", outcomes[0]);
+    // The body's errback only.
+    let ran = eventually("the errback is called", || Some(recorded(&pair.key)).filter(|ran| !ran.is_empty()));
+    assert_eq!(ran.len(), 1, "{ran:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
+async fn items_are_mapped_in_one_run_or_in_chunks() {
+    let pair = Pair::start().await;
+    let values = pair.values(&[
+        "signature('celery.starmap', kwargs={'task': dict(rust('add')), 'it': [(1, 2), (3, 4)]}, app=app, immutable=True, options={'queue': queue})",
+        "signature('celery.map', kwargs={'task': dict(rust('fib')), 'it': [5, 6]}, app=app, immutable=True, options={'queue': queue})",
+        "chunks(rust('add'), [(n, n) for n in range(5)], 2, app=app).group().set(queue=queue)",
+        "rust('add', 1, 1) | signature('celery.starmap', kwargs={'task': dict(rust('add')), 'it': [(1, 2)]}, app=app, immutable=True, options={'queue': queue})",
+        "signature('celery.accumulate', args=(1, 2), app=app, options={'queue': queue})",
+    ]);
+    let expected = [json!([3, 7]), json!([5, 8]), json!([[0, 2], [4, 6], [8]]), json!([3]), json!([1, 2])];
+    assert_eq!(values, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
+async fn a_member_that_is_delivered_twice_is_counted_once() {
+    let pair = Pair::start().await;
+    let (group, body_id) = (unique("group"), unique("body"));
+    let body = json!({
+        "task": "py.record", "args": [], "kwargs": {"key": pair.key}, "subtask_type": null, "immutable": false,
+        "options": {"task_id": body_id, "queue": pair.python.queue},
+    });
+    let mut redis = redis::Client::open(env("REDIS_URL")).unwrap().get_connection().unwrap();
+    let size_key = format!("celery-taskset-meta-{group}.s");
+    redis::cmd("SET").arg(&size_key).arg(2).arg("EX").arg(600).exec(&mut redis).unwrap();
+    let member = |index: i64| {
+        let id = format!("{group}-{index}");
+        let mut message = Message::call(&id, "tasks.add", &json!([index, index]))
+            .header("group", json!(group))
+            .header("group_index", json!(index));
+        message.body = json!([[index, index], {}, {"chord": body}]).to_string().into_bytes();
+        message
+    };
+    for index in [0, 0, 1, 1, 0] {
+        pair.broker.publish(&pair.queue, member(index)).await;
+    }
+    eventually("the body is called", || stored(&body_id));
+    eventually("all messages are done with", || {
+        (pair.rust.metric("soloist_task_succeeded_total{task=\"tasks.add\"}") == Some(5.0)).then_some(())
+    });
+    assert_eq!(recorded(&pair.key), ["[0, 2]"]);
+    assert_eq!(chord_keys(&group), (vec![], Some("done".to_owned())));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
+async fn what_can_not_be_sent_fails_the_task_that_it_follows() {
+    let queue = unique("unsent");
+    let broker = Broker::connect().await;
+    broker.declare(&queue).await;
+    let _worker = worker(&queue).env("SOLOIST_CREATE_MISSING_QUEUES", "false").ready();
+    let key = unique("record");
+    let outcomes = canvas(
+        &env("REDIS_URL"),
+        &queue,
+        &queue,
+        &key,
+        &[
+            "rust('add', 1, 1) | rust('add', 1).set(queue='nowhere-at-all')",
+            "rust('add', 1, 1) | signature({'task': 'celery.loop', 'args': [], 'kwargs': {}, 'options': {}, \
+             'subtask_type': None, 'immutable': False}).set(serializer='yaml')",
+        ],
+    );
+    let own = |index: usize| outcomes[index]["own"].as_str().unwrap();
+    assert_eq!(
+        own(0),
+        "OperationalError: `tasks.add`, which follows, can't be sent: no queue takes messages for `nowhere-at-all`"
+    );
+    assert!(own(1).starts_with("ValueError: `celery.loop`, which follows, can't be sent: "), "{}", own(1));
+    broker.remove(&queue);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
+async fn chains_answer_over_rpc_and_chords_fail_clearly() {
+    let queue = unique("rpc");
+    let broker = Broker::connect().await;
+    let worker = worker(&queue).env("SOLOIST_RESULTS", "rpc://").ready();
+    let outcomes = canvas(
+        "rpc://",
+        &queue,
+        &queue,
+        "",
+        &[
+            "rust('multiply', 4, 5) | rust('multiply', 2)",
+            "rust('fail', 'no') | rust('add', 1)",
+            "rust('add', 1, 1) | group(rust('add', 1), rust('add', 2))",
+        ],
+    );
+    assert_eq!(outcomes[0]["value"], 40, "{outcomes:?}");
+    assert_eq!(outcomes[1]["own"], "RuntimeError: no", "{outcomes:?}");
+    assert_eq!(outcomes[2]["value"], json!([3, 4]), "{outcomes:?}");
+    // Python's client refuses to begin a chord over RPC, but another may not.
+    let id = unique("id");
+    let body = json!({"task": "tasks.fib", "args": [], "kwargs": {}, "options": {}});
+    let header = json!([{"task": "tasks.add", "args": [1], "kwargs": {}, "options": {}}]);
+    let chord = json!({
+        "task": "celery.chord", "args": [], "options": {}, "subtask_type": "chord", "immutable": false,
+        "kwargs": {"kwargs": {}, "header": header, "body": body},
+    });
+    let mut message = Message::call(&id, "tasks.add", &json!([1, 2]));
+    message.body = json!([[1, 2], {}, {"chain": [chord]}]).to_string().into_bytes();
+    broker.publish(&queue, message).await;
+    let failed = worker.wait_for("task failed", |entry| entry["id"] == id.as_str());
+    assert!(
+        failed["exception"].as_str().unwrap().starts_with("NotImplementedError: a chord follows"),
+        "{failed}"
+    );
+    broker.remove(&queue);
+}

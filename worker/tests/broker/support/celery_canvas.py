@@ -1,0 +1,49 @@
+"""Sends a canvas, given as a Python expression, as a Celery client, and prints what became of it."""
+
+import json
+import sys
+
+from celery import chain, chord, chunks, group, signature  # noqa: F401: for the expression
+from celery.result import GroupResult
+from celery_app import add, app, fail, multiply, record, same, xsum  # noqa: F401: likewise
+
+queue, key = sys.argv[1:3]
+
+
+def rust(name, *args, **options):
+    return signature("tasks." + name, args=args, app=app, options={"queue": queue, **options})
+
+
+def state(result):
+    if isinstance(result, GroupResult):
+        return [state(member) for member in result.results]
+    return result.state
+
+
+def outcome(result):
+    shown = {"id": result.id}
+    try:
+        shown["value"] = result.get(timeout=25)
+    except Exception as error:
+        shown.update(error=type(error).__name__, message=str(error))
+    shown["parents"] = []
+    parent = result.parent
+    while parent is not None:
+        shown["parents"].append(state(parent))
+        parent = parent.parent
+    try:  # what the result itself says, apart from its parents
+        result.parent = None
+        shown["own"] = repr(result.get(timeout=25, disable_sync_subtasks=False))
+    except Exception as error:
+        shown["own"] = f"{type(error).__name__}: {error}"
+    shown["state"] = state(result)
+    if not isinstance(result, GroupResult):
+        shown["children"] = [child.id for child in result.children or []]
+    return shown
+
+
+expressions = json.load(sys.stdin)
+outcomes = []
+for expression in expressions:
+    outcomes.append(outcome(eval(expression).apply_async()))
+json.dump(outcomes, sys.stdout)
