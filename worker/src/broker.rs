@@ -75,3 +75,9 @@ pub(crate) fn decode(delivery: &Delivery) -> Result<Request, DecodeError> {
     let headers = delivery.properties.headers().as_ref().map(amqp::headers).unwrap_or_default();
     Request::decode(headers, &amqp::properties(&delivery.properties), &delivery.data, &Limits::default())
 }
+
+/// Reads of a delivery that can't be decoded who waits for the call.
+pub(crate) fn salvage(delivery: &Delivery) -> Option<Request> {
+    let headers = delivery.properties.headers().as_ref().map(amqp::headers).unwrap_or_default();
+    Request::salvage(&headers, &amqp::properties(&delivery.properties), &delivery.data, &Limits::default())
+}

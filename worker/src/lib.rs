@@ -10,6 +10,7 @@
 //!   broker -> consume -> work: decode -> admit -> executor -> settle-+-> results, ack, events
 //!   (session)  (loop)           (protocol) (pure)  (threads)  (pure)
 //!
+//!   canvas -> sender: callbacks, next steps, errbacks, bodies of chords; before the result is stored and acknowledged
 //!   broker::Link -> celeryev <- events <- heartbeat (when), work (what)
 //!   broker::Link <-> celery.pidbox: control <-> tracker, revoked, limits, queues
 //!   http: /livez /readyz <- health      /metrics <- metrics      stop <- signals, control
@@ -22,6 +23,8 @@
 //! # Guarantees
 //! - A message is acknowledged after its result is stored. A worker that dies, or loses its connection, leaves its message
 //!   to be delivered again: a task is run at least once, and [`DeliveryInfo::redelivered`] says that it may be again.
+//! - What follows a task (a callback, the next step of its chain, a chord's body) has been taken by the broker before the
+//!   task's message is acknowledged. It may be sent twice, under the same ids; a chord counts each part once.
 //! - One task at a time, one message unacknowledged. With several queues, messages of the others are not held while a
 //!   task takes longer than a moment.
 //! - A message that can't be run is rejected once, with the reason stored as its result: a dead letter queue keeps it.

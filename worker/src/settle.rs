@@ -68,6 +68,17 @@ pub(crate) enum Report {
     Malformed { category: &'static str, problem: String },
 }
 
+impl Settlement {
+    /// Adds what is known of a call that could not be decoded: others may wait for it.
+    pub(crate) fn followed_by(self, salvaged: Option<Request>) -> Self {
+        let exception = self.store.as_ref().and_then(TaskMeta::exception);
+        let sequel = salvaged.zip(exception).and_then(|(request, exception)| {
+            Sequel::new(&Arc::new(request), Ending::Failure { exception, traceback: None })
+        });
+        Self { sequel, ..self }
+    }
+}
+
 /// Decides whether a decoded message can be run at `now`, and if not, what becomes of it.
 pub(crate) fn admit(
     decoded: Result<Request, DecodeError>,

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep};
 use tracing::{debug, error, info, info_span, warn};
 
 use crate::{
-    broker::{answer, decode},
+    broker::{answer, decode, salvage},
     canvas::{Canvas, Ending, Home},
     done::Done,
     events::{Activity, Events},
@@ -61,6 +61,10 @@ impl Work {
             Ok(admitted) => admitted,
             Err(settlement) => {
                 self.metrics.count(Counted::Received, &settlement.task);
+                let settlement = match settlement.report {
+                    Report::Malformed { .. } => Box::new(settlement.followed_by(salvage(delivery))),
+                    _ => settlement,
+                };
                 self.conclude(delivery, *settlement, None).await;
                 return;
             }

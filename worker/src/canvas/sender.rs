@@ -57,9 +57,7 @@ impl Sender {
         loop {
             let sent = match self.client().await {
                 Ok(client) => client.send(&call).await.map(drop),
-                Err(SetupError::Broker(error)) => Err(error.into()),
-                // There is none: results come another way.
-                Err(SetupError::Results(_)) => return Ok(()),
+                Err(error) => Err(error.into()),
             };
             let error = match sent {
                 Err(error) if is_transient(&error) => error,
@@ -71,13 +69,18 @@ impl Sender {
         }
     }
 
-    async fn client(&self) -> Result<&Celery, SetupError> {
-        let connect = || {
-            Celery::builder(self.address.clone())
+    async fn client(&self) -> Result<&Celery, PublishError> {
+        let connect = || async {
+            let connected = Celery::builder(self.address.clone())
                 .default_queue(self.default_queue.clone())
                 .name(self.name.clone())
                 .create_missing_queues(self.create_missing_queues)
                 .connect()
+                .await;
+            connected.map_err(|error| match error {
+                SetupError::Broker(error) => error,
+                SetupError::Results(_) => unreachable!("this client was given no result store"),
+            })
         };
         self.client.get_or_try_init(connect).await
     }

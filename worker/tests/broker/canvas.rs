@@ -310,3 +310,24 @@ async fn chains_answer_over_rpc_and_chords_fail_clearly() {
     );
     broker.remove(&queue);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
+async fn a_call_that_is_refused_fails_what_was_to_follow() {
+    let queue = unique("refused");
+    let broker = Broker::connect().await;
+    let _worker = worker(&queue).ready();
+    let (id, next_id) = (unique("id"), unique("next"));
+    let next = json!({"task": "tasks.add", "args": [], "kwargs": {}, "options": {"task_id": next_id}});
+    let mut message = Message::call(&id, "tasks.add", &json!([1, 2])).header("eta", json!("soon"));
+    message.body = json!([[1, 2], {}, {"chain": [next]}]).to_string().into_bytes();
+    broker.publish(&queue, message).await;
+    for id in [&id, &next_id] {
+        let (meta, _) = eventually("the failure is stored", || stored(id));
+        assert_eq!(
+            (&meta["status"], &meta["result"]["exc_type"]),
+            (&json!("FAILURE"), &json!("InvalidTaskError"))
+        );
+    }
+    broker.remove(&queue);
+}

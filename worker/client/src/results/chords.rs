@@ -103,7 +103,7 @@ pub enum ChordError {
         /// Id of the member.
         task_id: String,
         /// Its exception.
-        exception: Exception,
+        exception: Box<Exception>,
     },
     /// A result that should be there is not.
     #[error("Dependency {task_id} has no result")]
@@ -311,7 +311,7 @@ fn settled(meta: &TaskMeta) -> Result<Value, ChordError> {
         State::Failure | State::Revoked => {
             let exception =
                 meta.exception().unwrap_or_else(|| Exception::builtin("Exception", meta.result.get()));
-            Err(ChordError::Dependency { task_id, exception })
+            Err(ChordError::Dependency { task_id, exception: Box::new(exception) })
         }
         _ => json::parse(meta.result.get().as_bytes())
             .map_err(|source| ChordError::Unreadable { task_id, source }),

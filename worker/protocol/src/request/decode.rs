@@ -42,6 +42,32 @@ impl Request {
         }
     }
 
+    /// What can be read of a message of protocol 2 that [`decode`](Self::decode) refuses: who waits for the call. None if
+    /// not even its id and what was to follow it can be.
+    ///
+    /// The arguments are left out: it is not to be run.
+    #[must_use]
+    pub fn salvage(headers: &Map, properties: &Properties, body: &[u8], limits: &Limits) -> Option<Self> {
+        let text = |key| headers.get(key).and_then(Value::as_str).map(str::to_owned);
+        let body = content::decode(
+            properties.content_type.as_deref(),
+            properties.content_encoding.as_deref(),
+            text("compression").as_deref(),
+            body,
+            limits,
+        );
+        let body = body.ok()?;
+        let items: Vec<&RawValue> = serde_json::from_slice(&body).ok()?;
+        Some(Self {
+            embed: parse_embed(items.get(2)?).ok()?,
+            group: text("group"),
+            group_index: headers.get("group_index").and_then(Value::as_i64),
+            root_id: text("root_id"),
+            reply_to: properties.reply_to.clone().filter(|reply_to| !reply_to.is_empty()),
+            ..Self::new(text("task")?, text("id")?, Arguments::default())
+        })
+    }
+
     fn read(
         &mut self,
         headers: Map,

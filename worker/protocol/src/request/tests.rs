@@ -179,3 +179,21 @@ fn a_name_that_is_half_a_surrogate_pair_is_an_error_not_a_panic() {
         assert_eq!(request.kwargs_repr(), "{}");
     }
 }
+
+#[test]
+fn what_follows_a_refused_call_is_known() {
+    let headers = json!({"task": "t", "id": "i", "eta": "soon", "group": "g", "group_index": 3});
+    let headers = headers.as_object().unwrap();
+    let properties = Properties { content_type: Some("application/json".into()), ..Properties::default() };
+    let limits = Limits::default();
+    let body = br#"[[], {}, {"chain": [{"task": "next", "options": {"task_id": "n"}}]}]"#;
+    assert!(Request::decode(headers.clone(), &properties, body, &limits).is_err());
+    let request = Request::salvage(headers, &properties, body, &limits).unwrap();
+    assert_eq!(
+        (request.id.as_str(), request.group.as_deref(), request.group_index),
+        ("i", Some("g"), Some(3))
+    );
+    assert_eq!(request.embed.chain.unwrap()[0].task, "next");
+    assert!(Request::salvage(headers, &properties, b"[[], {}]", &limits).is_none());
+    assert!(Request::salvage(headers, &properties, b"\xff", &limits).is_none());
+}
