@@ -221,7 +221,7 @@ impl WorkerBuilder {
         let stop = Stop::new();
         stop.on_signals()?;
         let health = Arc::new(Health::new(&self.queues));
-        let metrics = Arc::new(Metrics::new(self.registry.names(), crate::VERSION)?);
+        let metrics = Arc::new(Metrics::new(self.registry.served(), crate::VERSION)?);
         if let Some(address) = self.http {
             let exposed = http::Exposed { health: Arc::clone(&health), metrics: Arc::clone(&metrics) };
             let bound = http::serve(address, exposed)

@@ -39,6 +39,15 @@ impl Registry {
         names
     }
 
+    /// Names of all tasks that are served, in alphabetical order: the registered ones and Celery's own, which aren't shown.
+    pub(crate) fn served(&self) -> Vec<String> {
+        let mut names = self.names();
+        names.extend(builtin::NAMES.iter().map(|name| (*name).to_owned()));
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
     pub(crate) fn has_async_task(&self) -> bool {
         self.tasks.values().any(|task| matches!(task.function, super::TaskFunction::Async(_)))
     }

@@ -331,3 +331,28 @@ async fn a_call_that_is_refused_fails_what_was_to_follow() {
     }
     broker.remove(&queue);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
+async fn a_chord_follows_a_call_whose_worker_was_lost() {
+    let mut pair = Pair::start().await;
+    let id = unique("id");
+    let add = |n: i64| json!({"task": "tasks.add", "args": [n], "kwargs": {}, "options": {}});
+    let body = json!({"task": "py.record", "args": [], "kwargs": {"key": pair.key}, "options": {}});
+    let chord = json!({
+        "task": "celery.chord", "args": [], "options": {}, "subtask_type": "chord", "immutable": false,
+        "kwargs": {"kwargs": {}, "header": [add(1), add(2)], "body": body},
+    });
+    let mut message = Message::call(&id, "tasks.sleep", &json!([2]));
+    message.body = json!([[2], {}, {"chain": [chord]}]).to_string().into_bytes();
+    pair.broker.publish(&pair.queue, message).await;
+    pair.rust.wait_until_running(&id);
+    pair.rust.signal("KILL");
+    pair.rust = worker(&pair.queue).env("SOLOIST_DEFAULT_QUEUE", &pair.python.queue).ready();
+    eventually("the body is called", || (!recorded(&pair.key).is_empty()).then_some(()));
+    pair.broker.wait_for_counts(&pair.queue, 0, 0).await;
+    pair.broker.wait_for_counts(&pair.python.queue, 0, 0).await;
+    assert_eq!(recorded(&pair.key), ["[3.0, 4.0]"]);
+    let (meta, _) = stored(&id).unwrap();
+    assert_eq!((&meta["status"], meta["children"].as_array().unwrap().len()), (&json!("SUCCESS"), 1));
+}
