@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 
 from celery import chain, chord, chunks, group, signature  # noqa: F401: for the expression
 from celery.result import GroupResult
@@ -20,23 +21,31 @@ def state(result):
     return result.state
 
 
+def settle(result):
+    """A worker stores its result after it has sent the next step: that may be faster, or may have failed already."""
+    deadline = time.monotonic() + 3
+    while not result.ready() and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
 def outcome(result):
     shown = {"id": result.id}
     try:
         shown["value"] = result.get(timeout=25)
     except Exception as error:
         shown.update(error=type(error).__name__, message=str(error))
-    shown["parents"] = []
     parent = result.parent
-    while parent is not None:
-        shown["parents"].append(state(parent))
-        parent = parent.parent
     try:  # what the result itself says, apart from its parents
         result.parent = None
         shown["own"] = repr(result.get(timeout=25, disable_sync_subtasks=False))
     except Exception as error:
         shown["own"] = f"{type(error).__name__}: {error}"
     shown["state"] = state(result)
+    shown["parents"] = []
+    while parent is not None:
+        settle(parent)
+        shown["parents"].append(state(parent))
+        parent = parent.parent
     if not isinstance(result, GroupResult):
         shown["children"] = [child.id for child in result.children or []]
     return shown
