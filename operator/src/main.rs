@@ -12,7 +12,7 @@ use axum::http::{HeaderValue, header};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use kube::Client;
 use soloist_operator::api;
-use soloist_operator::controller::{Operator, Settings};
+use soloist_operator::controller::watch::{Operator, Settings};
 use soloist_operator::http::{Health, serve};
 use soloist_operator::leader::Election;
 use soloist_operator::metrics::Metrics;

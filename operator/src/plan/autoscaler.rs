@@ -181,6 +181,13 @@ pub struct Decision {
     pub recheck_after: Option<Duration>,
 }
 
+impl Decision {
+    /// A number that needs no second look, and that is what is needed now.
+    fn fixed(replicas: u16, reason: DecisionReason, sentence: String) -> Self {
+        Self { replicas, reason, sentence, wanted: replicas, recheck_after: None }
+    }
+}
+
 /// What was wanted in the past, as far as the stabilization window needs it.
 #[derive(Clone, Debug, Default)]
 pub struct History {
@@ -228,94 +235,80 @@ impl History {
 /// Decides how many workers there are to be.
 pub fn decide(observation: &Observation, history: &History, policy: &Policy, now: Instant) -> Decision {
     let asked_for = observation.replicas.unwrap_or(policy.min);
-    let fixed = |replicas: u16, reason, sentence: String| Decision {
-        replicas,
-        reason,
-        sentence,
-        wanted: replicas,
-        recheck_after: None,
-    };
     if policy.claimed {
-        return fixed(0, DecisionReason::QueueClaimed, "0: a queue belongs to an older TaskQueue".to_owned());
+        let sentence = "0: a queue belongs to an older TaskQueue".to_owned();
+        return Decision::fixed(0, DecisionReason::QueueClaimed, sentence);
     }
     if let Some(manual) = policy.manual {
-        return fixed(manual, DecisionReason::Manual, format!("{manual} = spec.replicas, set by hand"));
+        let sentence = format!("{manual} = spec.replicas, set by hand");
+        return Decision::fixed(manual, DecisionReason::Manual, sentence);
     }
-    if policy.paused {
+    // `maxReplicas` may have been lowered, which holds whatever is known.
+    let hold = |reason, why| {
         let replicas = policy.clamp(asked_for.into());
-        return fixed(
-            replicas,
-            DecisionReason::Paused,
-            format!("{replicas}: held, spec.scaling.paused is set"),
-        );
+        Decision::fixed(replicas, reason, format!("{replicas}: held, {why}"))
+    };
+    if policy.paused {
+        return hold(DecisionReason::Paused, "spec.scaling.paused is set");
     }
     let (ready, all_queues_read) = match observation.backlog {
         Backlog::Fresh { ready } => (ready, true),
         Backlog::Partial { ready } => (ready, false),
         Backlog::Stale { .. } | Backlog::Unknown => {
-            let replicas = policy.clamp(asked_for.into());
-            let sentence = format!("{replicas}: held, the backlog is not known");
-            return fixed(replicas, DecisionReason::BacklogUnknown, sentence);
+            return hold(DecisionReason::BacklogUnknown, "the backlog is not known");
         }
     };
-
-    let running = u64::from(observation.running.tasks);
-    let needed = (ready.saturating_add(running)).div_ceil(policy.tasks_per_worker.get().into());
-    let wanted = policy.clamp(needed);
-    let formula = Formula { ready, running, needed, policy };
-    let decision = |replicas: u16, reason, sentence: String, recheck_after| Decision {
-        replicas,
-        reason,
-        sentence,
-        wanted,
-        recheck_after,
-    };
-    let as_wanted = || {
-        let reason = if needed == 0 { DecisionReason::Idle } else { DecisionReason::Backlog };
-        decision(wanted, reason, formula.sentence(), None)
-    };
-    if wanted >= asked_for {
-        return as_wanted();
+    let demand = Demand::new(ready, observation.running.tasks, policy);
+    if demand.wanted() >= asked_for {
+        demand.met()
+    } else if all_queues_read {
+        fewer(&demand, asked_for, observation.running.silent_workers, history, now)
+    } else {
+        hold(DecisionReason::BacklogUnknown, "some queues could not be read")
     }
+}
 
-    // From here on fewer workers would do. `maxReplicas` may have been lowered, which holds whatever is known.
+/// Decides when fewer workers than asked for would do: how many of them may go now.
+fn fewer(
+    demand: &Demand<'_>,
+    asked_for: u16,
+    silent_workers: u32,
+    history: &History,
+    now: Instant,
+) -> Decision {
+    let policy = demand.policy;
     let asked_for = policy.clamp(asked_for.into());
-    if !all_queues_read {
-        let sentence = format!("{asked_for}: held, some queues could not be read");
-        return Decision {
-            wanted: asked_for,
-            ..decision(asked_for, DecisionReason::BacklogUnknown, sentence, None)
-        };
-    }
     // A worker that runs a task is needed, whatever the arithmetic says.
-    let busy = policy.clamp(running).min(asked_for);
-    let needed_now = wanted.max(busy);
+    let busy = policy.clamp(demand.running).min(asked_for);
+    let needed_now = demand.wanted().max(busy);
     let (needed, left) = history.greatest(now, policy.stabilization).unwrap_or((needed_now, Duration::ZERO));
     let needed = policy.clamp(needed.into()).min(asked_for);
-    let silent = observation.running.silent_workers;
-    if silent > 0 && needed < asked_for {
-        let sentence =
-            format!("{asked_for}: {formula}, held because {silent} workers do not say what they run");
-        let held = decision(asked_for, DecisionReason::WorkersSilent, sentence, None);
-        Decision { wanted: needed_now, ..held }
-    } else if needed > needed_now {
-        let seconds = policy.stabilization.as_secs();
-        let mut sentence = format!("{formula}, but {needed} were needed within the last {seconds} s");
-        let replicas = if asked_for - needed < least_step_down(asked_for) {
-            sentence.push_str(", and a step down takes away a quarter at least");
-            asked_for
-        } else {
-            needed
-        };
-        let stabilizing =
-            decision(replicas, DecisionReason::Stabilizing, format!("{replicas}: {sentence}"), Some(left));
-        Decision { wanted: needed_now, ..stabilizing }
-    } else if needed_now > wanted {
-        let sentence = format!("{busy}: {formula}, but {running} workers run a task");
-        Decision { wanted: busy, ..decision(busy, DecisionReason::TasksRunning, sentence, None) }
-    } else {
-        as_wanted()
+    let decision = |replicas: u16, reason, why: String, recheck_after| Decision {
+        replicas,
+        reason,
+        sentence: format!("{replicas}: {demand}, {why}"),
+        wanted: needed_now,
+        recheck_after,
+    };
+    if silent_workers > 0 && needed < asked_for {
+        let why = format!("held because {silent_workers} workers do not say what they run");
+        return decision(asked_for, DecisionReason::WorkersSilent, why, None);
     }
+    if needed > needed_now {
+        let seconds = policy.stabilization.as_secs();
+        let why = format!("but {needed} were needed within the last {seconds} s");
+        return if asked_for - needed < least_step_down(asked_for) {
+            let why = format!("{why}, and a step down takes away a quarter at least");
+            decision(asked_for, DecisionReason::Stabilizing, why, Some(left))
+        } else {
+            decision(needed, DecisionReason::Stabilizing, why, Some(left))
+        };
+    }
+    if busy > demand.wanted() {
+        let why = format!("but {} workers run a task", demand.running);
+        return decision(busy, DecisionReason::TasksRunning, why, None);
+    }
+    demand.met()
 }
 
 /// The fewest workers that a step down takes away while more steps will follow: a need that falls steadily would otherwise mean a
@@ -324,37 +317,52 @@ fn least_step_down(replicas: u16) -> u16 {
     replicas.div_ceil(4)
 }
 
-/// The arithmetic of a decision, in words.
-struct Formula<'a> {
+/// How many workers the tasks ask for, with the arithmetic in words.
+struct Demand<'a> {
     ready: u64,
     running: u64,
-    needed: u64,
+    /// Workers for that many tasks, before the bounds.
+    workers: u64,
     policy: &'a Policy,
 }
 
-impl Formula<'_> {
-    fn expression(&self) -> String {
-        format!("ceil(({} ready + {} running) / {})", self.ready, self.running, self.policy.tasks_per_worker)
+impl<'a> Demand<'a> {
+    fn new(ready: u64, running: u32, policy: &'a Policy) -> Self {
+        let running = u64::from(running);
+        let workers = ready.saturating_add(running).div_ceil(policy.tasks_per_worker.get().into());
+        Self { ready, running, workers, policy }
     }
 
-    /// `37 = ceil((350 ready + 20 running) / 10)`, or with the bound that made it another number.
-    fn sentence(&self) -> String {
-        let wanted = self.policy.clamp(self.needed);
-        if u64::from(wanted) == self.needed {
+    /// Workers within the bounds.
+    fn wanted(&self) -> u16 {
+        self.policy.clamp(self.workers)
+    }
+
+    /// The decision for exactly as many workers as wanted.
+    fn met(&self) -> Decision {
+        let wanted = self.wanted();
+        let reason = if self.workers == 0 { DecisionReason::Idle } else { DecisionReason::Backlog };
+        let sentence = if u64::from(wanted) == self.workers {
             format!("{wanted} = {}", self.expression())
         } else {
             format!("{wanted}: {self}")
-        }
+        };
+        Decision::fixed(wanted, reason, sentence)
+    }
+
+    fn expression(&self) -> String {
+        format!("ceil(({} ready + {} running) / {})", self.ready, self.running, self.policy.tasks_per_worker)
     }
 }
 
-impl fmt::Display for Formula<'_> {
+impl fmt::Display for Demand<'_> {
+    /// `ceil((980 ready + 0 running) / 10) = 98, capped by maxReplicas 50`
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{} = {}", self.expression(), self.needed)?;
+        write!(formatter, "{} = {}", self.expression(), self.workers)?;
         let Policy { min, max, .. } = self.policy;
-        if self.needed > u64::from(*max) {
+        if self.workers > u64::from(*max) {
             write!(formatter, ", capped by maxReplicas {max}")
-        } else if self.needed < u64::from(*min) {
+        } else if self.workers < u64::from(*min) {
             write!(formatter, ", raised to minReplicas {min}")
         } else {
             Ok(())
