@@ -22,6 +22,10 @@ demo *args:
 e2e *args:
     cargo e2e {{ args }}
 
+# How long a burst of 500 messages takes to become 50 replicas: a line of JSON for each burst
+burst:
+    cargo e2e --filter a_burst_of_500
+
 # A real Kubernetes cluster on this machine (up, down, status, env)
 cluster *args:
     cargo cluster {{ args }}
