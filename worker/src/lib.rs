@@ -47,6 +47,7 @@ mod http;
 mod limits;
 mod log;
 mod metrics;
+mod mounted;
 mod options;
 mod queues;
 mod results;

@@ -9,6 +9,7 @@ use tracing::{error, warn};
 use crate::{
     consume::Stopped,
     log::{self, LogFormat},
+    mounted::Mounted,
     worker::{Worker, WorkerBuilder, host_name},
 };
 
@@ -128,14 +129,23 @@ impl Options {
     /// # Errors
     /// When a directory or an address in it can't be read.
     pub fn builder(&self) -> Result<WorkerBuilder, AddressError> {
+        let mut mounted = Mounted::default();
         let broker = match (&self.broker, &self.broker_dir) {
             (Some(address), _) => address.clone(),
-            (None, Some(directory)) => BrokerAddress::from_directory(directory)?,
+            (None, Some(directory)) => {
+                let address = BrokerAddress::from_directory(directory)?;
+                mounted.broker = Some((directory.clone(), address.clone()));
+                address
+            }
             (None, None) => LOCAL_BROKER.parse()?,
         };
         let results = match (&self.results, &self.results_dir) {
             (Some(address), _) => Some(address.clone()),
-            (None, Some(directory)) => Some(ResultStoreAddress::from_directory(directory)?),
+            (None, Some(directory)) => {
+                let address = ResultStoreAddress::from_directory(directory)?;
+                mounted.results = Some((directory.clone(), address.clone()));
+                Some(address)
+            }
             (None, None) => None,
         };
         let builder = Worker::builder(broker)
@@ -145,7 +155,8 @@ impl Options {
             .default_queue(&self.default_queue)
             .node_name(self.node_name.replace("%h", &host_name()))
             .time_limits(self.soft_time_limit, self.time_limit)
-            .http(self.http_address);
+            .http(self.http_address)
+            .mounted(mounted);
         Ok(match results {
             Some(address) => builder.results(address),
             None => builder,

@@ -20,6 +20,7 @@ use crate::{
     http,
     limits::Limits,
     metrics::Metrics,
+    mounted::Mounted,
     queues::Queues,
     results::Results,
     stop::{Stop, Urgency},
@@ -45,7 +46,7 @@ pub enum WorkerError {
     /// The operating system gave no thread, timer or signal handler.
     #[error("start the worker's threads")]
     Threads(#[from] io::Error),
-    /// The process could not be replaced by a fresh one, to be rid of a task that can't be stopped.
+    /// The process could not be replaced by a fresh one, to be rid of a task that can't be stopped, or to use another address.
     #[error("restart")]
     Restart(#[source] io::Error),
     /// The metrics contradict each other.
@@ -85,6 +86,7 @@ pub struct WorkerBuilder {
     http: Option<SocketAddr>,
     time_limits: TimeLimits,
     registry: Registry,
+    mounted: Mounted,
 }
 
 impl Worker {
@@ -102,6 +104,7 @@ impl Worker {
             http: None,
             time_limits: TimeLimits::default(),
             registry: Registry::default(),
+            mounted: Mounted::default(),
         }
     }
 
@@ -113,7 +116,7 @@ impl Worker {
     ///
     /// A plain function that outlives its time limit, or its revocation, can't be stopped from outside. When that happens
     /// its end is stored and acknowledged, and the process replaces itself (`exec`) with a fresh start of the same program
-    /// and arguments.
+    /// and arguments. The same, after the present task, when a Secret changes that an address was read from.
     ///
     /// # Errors
     /// When it can't start. A broker or result store that is away is no such reason: the worker waits for it.
@@ -210,16 +213,23 @@ impl WorkerBuilder {
         self
     }
 
+    /// Starts anew when an address in these directories is no longer the one that was read from it.
+    pub(crate) fn mounted(mut self, mounted: Mounted) -> Self {
+        self.mounted = mounted;
+        self
+    }
+
     /// The worker.
     pub fn build(self) -> Worker {
         Worker(self)
     }
 
     /// Runs until told to stop; `None` if the process is to start anew.
-    async fn run(self) -> Result<Option<Stopped>, WorkerError> {
+    async fn run(mut self) -> Result<Option<Stopped>, WorkerError> {
         self.log_banner();
         let stop = Stop::new();
         stop.on_signals()?;
+        tokio::spawn(std::mem::take(&mut self.mounted).watch(stop.clone()));
         let health = Arc::new(Health::new(&self.queues));
         let metrics = Arc::new(Metrics::new(self.registry.served(), crate::VERSION)?);
         if let Some(address) = self.http {
