@@ -29,7 +29,7 @@ async fn a_busy_worker_answers_every_inspection_at_once() {
     let replies = control(&worker.node, &methods.map(|method| (method, json!({}))));
     for (method, (reply, seconds)) in methods.iter().zip(&replies) {
         assert!(!reply.is_null() && reply.get("error").is_none(), "{method}: {reply}");
-        assert!(*seconds < 0.25, "{method} took {seconds} s");
+        assert!(*seconds < 2.0, "{method} took {seconds} s");
     }
     let reply = |method: &str| &replies[methods.iter().position(|known| *known == method).unwrap()].0;
     assert_eq!((&reply("active")[0]["id"], &reply("active")[0]["args"]), (&json!(id), &json!([45])));
@@ -39,11 +39,10 @@ async fn a_busy_worker_answers_every_inspection_at_once() {
     assert!(reply("registered").as_array().unwrap().contains(&json!("tasks.add")));
     let mut latencies: Vec<_> = replies.iter().map(|(_, seconds)| *seconds).collect();
     latencies.sort_by(f64::total_cmp);
-    println!(
-        "median of {} replies while busy: {:.1} ms",
-        latencies.len(),
-        latencies[latencies.len() / 2] * 1e3
-    );
+    let median = latencies[latencies.len() / 2];
+    println!("median of {} replies while busy: {:.1} ms", latencies.len(), median * 1e3);
+    // The median: on a busy machine a single reply may be late through no fault of the worker.
+    assert!(median < 0.25, "half of the replies took {median} s or more: {latencies:?}");
     broker.remove(&queue);
 }
 

