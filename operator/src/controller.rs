@@ -14,6 +14,7 @@ pub mod watch;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use k8s_openapi::jiff::Timestamp;
 use kube::Resource as _;
 use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
@@ -31,7 +32,7 @@ use crate::plan::changes::{Changes, applied_hash, changes, replicas};
 use crate::plan::deployment::deployment;
 use crate::plan::reason::Reason;
 use crate::plan::status::{BrokerState, Problem, Workers};
-use crate::plan::workers::{running, workers};
+use crate::plan::workers::{running, starting_ends_in, workers};
 
 /// A TaskQueue is looked at this often even if nothing seems to have changed.
 const RESYNC: Duration = Duration::from_secs(300);
@@ -129,7 +130,7 @@ fn plan(task_queue: &TaskQueue, observed: &Observed, memory: &mut Memory, now: I
         }
         _ => false,
     };
-    let mut workers = workers(&observed.pods, observed.deployment.as_ref());
+    let mut workers = workers(&observed.pods, observed.deployment.as_ref(), Timestamp::now());
     workers.problem = observed.results_problem.clone().or(workers.problem);
     Plan {
         changes: changes(task_queue, wanted, observed.deployment.as_ref(), &decision, drift_is_known),
@@ -161,7 +162,8 @@ fn next_look(
     let recheck = observed.claim.is_some()
         || broker_problem.is_some_and(has)
         || workers.problem.as_ref().is_some_and(has);
-    let waits = [decision.recheck_after, put_off, recheck.then_some(RECHECK), Some(RESYNC)];
+    let starting = starting_ends_in(&observed.pods, Timestamp::now());
+    let waits = [decision.recheck_after, put_off, starting, recheck.then_some(RECHECK), Some(RESYNC)];
     Action::requeue(waits.into_iter().flatten().min().unwrap_or(RESYNC))
 }
 

@@ -44,7 +44,7 @@ reasons! {
     /// The Secret of spec.broker or spec.results doesn't exist.
     SecretNotFound => "Create it in the namespace of the TaskQueue, or correct secretRef.name.",
     /// The operator may not read the Secret.
-    SecretForbidden => "Run the `kubectl create rolebinding` command of the message, or ask the owner of the namespace to.",
+    SecretForbidden => "Run the command of the message (`kubectl create rolebinding`, or `helm upgrade` where the operator serves certain namespaces only), or ask who may.",
     /// The Secret doesn't say where the broker is, or says it in a way that can't be read.
     SecretInvalid => "Give it the keys username, password, host, port and vhost, or the key uri.",
     /// The address is of a kind of broker that Soloist can't use, such as redis:// or sqs://.
@@ -83,8 +83,8 @@ reasons! {
     ContainerNotCreated => "See the message for what is missing.",
     /// A worker stops again and again after its start.
     CrashLooping => "See `kubectl logs --previous` of the pod.",
-    /// Workers have been running for a while, but do not become ready.
-    WorkersNotReady => "See `kubectl logs` of the pods, and the condition BrokerReachable: a worker is ready when it consumes its queues.",
+    /// A worker has been running for a minute or longer, but is not ready.
+    WorkersNotReady => "See `kubectl logs` of the pod, its /readyz, and the condition BrokerReachable: a worker is ready when it consumes its queues.",
     /// No node has room for a worker.
     Unschedulable => "Lower spec.worker.resources or add nodes.",
     /// A resource quota of the namespace doesn't allow more workers.

@@ -1,9 +1,11 @@
 //! What the worker pods say: how many are ready, what they run, and what keeps them from running.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod};
+use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
 
 use super::autoscaler::Running;
@@ -11,6 +13,9 @@ use super::deployment::WORKER_CONTAINER;
 use super::metadata::node_name;
 use super::reason::Reason;
 use super::status::{Problem, Workers};
+
+/// A worker that runs but isn't ready counts as starting for this long. One that reaches its broker needs a few seconds.
+const STARTING_AT_MOST: Duration = Duration::from_secs(60);
 
 /// A worker pod, as far as the operator looks at it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +26,8 @@ pub struct WorkerPod {
     pub ready: bool,
     /// Whether its worker has started, and so may run a task: also one that isn't ready any more because the broker is gone.
     pub started: bool,
+    /// Since when its worker runs without being ready.
+    pub not_ready_since: Option<Timestamp>,
     /// Whether it is about to go.
     pub terminating: bool,
     /// What keeps it from running.
@@ -56,10 +63,20 @@ impl WorkerPod {
             }),
             None => containers.into_iter().find_map(container_problem),
         };
+        let ready = condition("Ready");
+        let runs_since = worker
+            .and_then(|worker| worker.state.as_ref()?.running.as_ref()?.started_at.as_ref())
+            .map(|started| started.0);
+        // One that was ready for a while is not ready since then, not since its start.
+        let changed = ready.and_then(|ready| Some(ready.last_transition_time.as_ref()?.0));
+        let ready = ready.is_some_and(|ready| ready.status == "True");
         Some(Self {
             node: node_name(&pod.name_any()),
-            ready: condition("Ready").is_some_and(|ready| ready.status == "True"),
+            ready,
             started,
+            not_ready_since: runs_since
+                .filter(|_| !ready)
+                .map(|started| changed.unwrap_or(started).max(started)),
             terminating: pod.metadata.deletion_timestamp.is_some(),
             problem,
         })
@@ -117,20 +134,48 @@ pub fn running(pods: &[WorkerPod], active: &HashMap<String, u32>) -> (Running, O
     (running, all)
 }
 
-/// The state of the workers, for conditions and status.
-pub fn workers(pods: &[WorkerPod], deployment: Option<&Deployment>) -> Workers {
+/// The state of the workers at a time, for conditions and status.
+pub fn workers(pods: &[WorkerPod], deployment: Option<&Deployment>, now: Timestamp) -> Workers {
     let staying = || pods.iter().filter(|pod| !pod.terminating);
     let count = |number: usize| u16::try_from(number).unwrap_or(u16::MAX);
     // A quota shows in the Deployment, everything else in the pods.
     let problem = deployment
         .and_then(creation_problem)
         .or_else(|| staying().find_map(|pod| pod.problem.clone()))
+        .or_else(|| staying().find_map(|pod| readiness_problem(pod, now)))
         .or_else(|| deployment.and_then(progress_problem));
     Workers {
         pods: count(staying().count()),
         ready: count(staying().filter(|pod| pod.ready).count()),
         problem,
     }
+}
+
+/// When the first worker that runs without being ready will no longer count as starting, from now; nothing if there is none.
+pub fn starting_ends_in(pods: &[WorkerPod], now: Timestamp) -> Option<Duration> {
+    let starting = pods.iter().filter(|pod| !pod.terminating).filter_map(|pod| pod.not_ready_since);
+    starting
+        .filter_map(|since| STARTING_AT_MOST.checked_sub(elapsed(since, now)))
+        .filter(|left| !left.is_zero())
+        .min()
+}
+
+/// The time between two moments; none if the node's clock is ahead of ours.
+fn elapsed(since: Timestamp, now: Timestamp) -> Duration {
+    Duration::try_from(now.duration_since(since)).unwrap_or_default()
+}
+
+fn readiness_problem(pod: &WorkerPod, now: Timestamp) -> Option<Problem> {
+    if elapsed(pod.not_ready_since?, now) < STARTING_AT_MOST {
+        return None;
+    }
+    let name = pod.node.split_once('@').map_or(pod.node.as_str(), |(_, name)| name);
+    let message = format!(
+        "worker `{name}` has been running for over {} seconds without being ready: `kubectl logs {name}` and its /readyz \
+         (port 8080) say what it waits for",
+        STARTING_AT_MOST.as_secs()
+    );
+    Some(Problem { reason: Reason::WorkersNotReady, message })
 }
 
 fn creation_problem(deployment: &Deployment) -> Option<Problem> {
@@ -222,7 +267,51 @@ mod tests {
         let pods = [WorkerPod { terminating: true, ..ready_pod("a") }, ready_pod("b")];
         let active = HashMap::from([("celery@a".to_owned(), 1), ("celery@b".to_owned(), 1)]);
         assert_eq!(running(&pods, &active), (Running { tasks: 1, silent_workers: 0 }, Some(2)));
-        assert_eq!(workers(&pods, None), Workers { pods: 1, ready: 1, problem: None });
+        assert_eq!(workers(&pods, None, Timestamp::UNIX_EPOCH), Workers { pods: 1, ready: 1, problem: None });
+    }
+
+    /// A worker that runs since second 100 and whose readiness changed at a second.
+    fn unready_pod(name: &str, changed_at: i64) -> WorkerPod {
+        let time = |second| Timestamp::from_second(second).unwrap().to_string();
+        let status = json!({
+            "phase": "Running",
+            "conditions": [{"type": "Ready", "status": "False", "lastTransitionTime": time(changed_at)}],
+            "containerStatuses": [{
+                "name": "worker", "image": "i", "imageID": "", "ready": false, "started": true, "restartCount": 0,
+                "state": {"running": {"startedAt": time(100)}},
+            }],
+        });
+        WorkerPod::new(&pod(name, status)).unwrap()
+    }
+
+    fn problem_at(pod: &WorkerPod, second: i64) -> Option<Reason> {
+        let pods = [ready_pod("a"), pod.clone()];
+        let problem = workers(&pods, None, Timestamp::from_second(second).unwrap()).problem;
+        problem.map(|problem| problem.reason)
+    }
+
+    #[test]
+    fn worker_that_does_not_become_ready_counts_as_starting_for_a_minute() {
+        let pod = unready_pod("b", 95);
+        assert_eq!(problem_at(&pod, 159), None);
+        assert_eq!(problem_at(&pod, 160), Some(Reason::WorkersNotReady));
+        assert_eq!(problem_at(&WorkerPod { terminating: true, ..pod }, 160), None);
+    }
+
+    #[test]
+    fn worker_that_was_ready_gets_a_minute_from_then() {
+        let pod = unready_pod("b", 1000);
+        assert_eq!(problem_at(&pod, 1059), None);
+        assert_eq!(problem_at(&pod, 1060), Some(Reason::WorkersNotReady));
+    }
+
+    #[test]
+    fn end_of_the_start_is_waited_for_once() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let pods = [ready_pod("a"), unready_pod("b", 95)];
+        assert_eq!(starting_ends_in(&pods, at(110)), Some(Duration::from_secs(50)));
+        assert_eq!(starting_ends_in(&pods, at(160)), None);
+        assert_eq!(starting_ends_in(&pods[..1], at(110)), None);
     }
 
     #[test]
@@ -231,7 +320,7 @@ mod tests {
             let deployment: Deployment = serde_json::from_value(json!({"status": {"conditions": [
                 {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": message}]}}))
             .unwrap();
-            workers(&[], Some(&deployment)).problem.unwrap().reason
+            workers(&[], Some(&deployment), Timestamp::UNIX_EPOCH).problem.unwrap().reason
         };
         assert_eq!(refused("pods \"a\" is forbidden: exceeded quota: small"), Reason::QuotaExceeded);
         assert_eq!(refused("pods \"a\" is forbidden: service account not found"), Reason::PodsRefused);
