@@ -1,9 +1,11 @@
 //! What all reconciliations share, and what is remembered from one to the next.
 
 use std::collections::{HashMap, HashSet};
+use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use celery_client::BrokerAddress;
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::core::DeserializeGuard;
 use kube::runtime::events::{Recorder, Reporter};
@@ -19,7 +21,7 @@ use crate::metrics::Metrics;
 use crate::plan::autoscaler::History;
 use crate::plan::claims::shared_queue;
 use crate::plan::metadata::OPERATOR;
-use crate::plan::status::Problem;
+use crate::plan::status::{Problem, Told};
 use crate::plan::topology::Topology;
 use crate::plan::workers::WorkerPod;
 
@@ -44,6 +46,8 @@ pub(super) struct Context {
     /// would look like one that isn't there.
     synchronized: watch::Sender<bool>,
     memories: Mutex<HashMap<ObjectRef<TaskQueue>, Memory>>,
+    /// Where the broker of each TaskQueue is or was last known to be.
+    addresses: Mutex<HashMap<ObjectRef<TaskQueue>, BrokerAddress>>,
 }
 
 /// What is known from the watches of one namespace, or of all of them.
@@ -69,6 +73,8 @@ pub(super) struct Memory {
     pub(super) refused: Option<(String, Problem, Instant)>,
     /// The status that was written last, and when.
     pub(super) status: Option<(TaskQueueStatus, Instant)>,
+    /// What was told by events.
+    pub(super) told: Option<Told>,
     /// Failed attempts in a row.
     attempts: u32,
     /// When the next attempt is due, and for which generation the last one failed.
@@ -85,6 +91,7 @@ impl Memory {
             known_drift: None,
             refused: None,
             status: None,
+            told: None,
             attempts: 0,
             retry: None,
         }
@@ -92,11 +99,18 @@ impl Memory {
 }
 
 impl Context {
-    pub(super) fn new(client: Client, hub: Hub, metrics: Arc<Metrics>, instance: String) -> Self {
+    pub(super) fn new(
+        client: Client,
+        hub: Hub,
+        metrics: Arc<Metrics>,
+        instance: String,
+        namespaced: bool,
+    ) -> Self {
         let reporter = Reporter { controller: OPERATOR.to_owned(), instance: Some(instance) };
         Self {
             recorder: Recorder::new(client.clone(), reporter),
-            secrets: Secrets::new(client.clone()),
+            secrets: Secrets::new(client.clone(), namespaced),
+            addresses: Mutex::default(),
             scopes: OnceLock::new(),
             synchronized: watch::Sender::new(false),
             memories: Mutex::default(),
@@ -201,6 +215,7 @@ impl Context {
         self.hub.unsubscribe(task_queue);
         self.metrics.forget(task_queue.namespace.as_deref().unwrap_or_default(), &task_queue.name);
         self.memories().remove(task_queue);
+        self.addresses.lock().unwrap_or_else(PoisonError::into_inner).remove(task_queue);
     }
 
     /// Forgets all that are gone without anybody having seen them go.
@@ -231,17 +246,53 @@ impl Context {
             .collect()
     }
 
-    /// The Secrets that TaskQueues name, with the TaskQueues that name them.
-    pub(super) fn secrets_in_use(&self) -> HashMap<SecretName, Vec<ObjectRef<TaskQueue>>> {
-        let mut in_use: HashMap<SecretName, Vec<_>> = HashMap::new();
-        for guarded in self.task_queues() {
-            let Ok(task_queue) = &guarded.0 else { continue };
-            for secret in secrets_of(task_queue) {
-                in_use.entry(secret).or_default().push(reference(task_queue));
-            }
-        }
-        in_use
+    /// The Secrets that TaskQueues name.
+    pub(super) fn secrets_in_use(&self) -> HashSet<SecretName> {
+        let task_queues = self.task_queues();
+        task_queues.iter().filter_map(|guarded| guarded.0.as_ref().ok()).flat_map(secrets_of).collect()
     }
+
+    /// Notes where the broker of a TaskQueue is, or gives what was noted last if that isn't known now.
+    pub(super) fn last_address(
+        &self,
+        task_queue: &ObjectRef<TaskQueue>,
+        address: Option<BrokerAddress>,
+    ) -> Option<BrokerAddress> {
+        let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+        last_known(&mut addresses, task_queue, address)
+    }
+}
+
+fn last_known<K: Clone + Eq + Hash, V: Clone>(
+    known: &mut HashMap<K, V>,
+    key: &K,
+    now: Option<V>,
+) -> Option<V> {
+    match now {
+        Some(value) => {
+            known.insert(key.clone(), value.clone());
+            Some(value)
+        }
+        None => known.get(key).cloned(),
+    }
+}
+
+/// The TaskQueues that have to be looked at when Secrets have changed: those that name them, and those that name the same queues as one
+/// of these, because where the broker of one is decides what the others may do.
+pub(super) fn concerned(
+    task_queues: &[Arc<Guarded>],
+    changed: &HashSet<SecretName>,
+) -> HashSet<ObjectRef<TaskQueue>> {
+    let readable = || task_queues.iter().filter_map(|guarded| guarded.0.as_ref().ok());
+    let users: Vec<&TaskQueue> =
+        readable().filter(|user| secrets_of(user).any(|secret| changed.contains(&secret))).collect();
+    let topologies: Vec<Topology> = users.iter().map(|user| Topology::new(user)).collect();
+    let competes = |other: &TaskQueue| {
+        let other = Topology::new(other);
+        topologies.iter().any(|queues| shared_queue(queues, &other).is_some())
+    };
+    let rivals = readable().filter(|other| competes(other));
+    users.iter().copied().chain(rivals).map(reference).collect()
 }
 
 fn retry_after(attempts: u32) -> Duration {
@@ -293,5 +344,43 @@ mod tests {
         for attempts in 0..100 {
             assert!(retry_after(attempts) <= RETRY_AT_MOST);
         }
+    }
+
+    fn guarded(name: &str, secret: &str, queue: &str) -> Arc<Guarded> {
+        let task_queue = serde_json::json!({
+            "apiVersion": "soloist.dev/v1alpha1",
+            "kind": "TaskQueue",
+            "metadata": {"name": name, "namespace": "default", "uid": name},
+            "spec": {
+                "broker": {"secretRef": {"name": secret}},
+                "queues": [{"name": queue}],
+                "worker": {"image": "w"},
+                "scaling": {"maxReplicas": 5},
+            },
+        });
+        Arc::new(serde_json::from_value(task_queue).unwrap())
+    }
+
+    #[test]
+    fn changed_secret_concerns_all_that_name_it_and_their_rivals() {
+        let all = [
+            guarded("one", "rabbitmq", "red"),
+            guarded("two", "rabbitmq", "green"),
+            guarded("rival", "other", "red"),
+            guarded("stranger", "other", "blue"),
+        ];
+        let secret = SecretName { namespace: "default".to_owned(), name: "rabbitmq".to_owned() };
+        let concerned = concerned(&all, &HashSet::from([secret]));
+        let mut names: Vec<_> = concerned.into_iter().map(|task_queue| task_queue.name).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["one", "rival", "two"]);
+    }
+
+    #[test]
+    fn what_is_unknown_now_is_what_was_known_last() {
+        let mut known = HashMap::new();
+        assert_eq!(last_known(&mut known, &"one", None::<u8>), None);
+        assert_eq!(last_known(&mut known, &"one", Some(1)), Some(1));
+        assert_eq!(last_known(&mut known, &"one", None), Some(1));
     }
 }

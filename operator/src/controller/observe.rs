@@ -14,7 +14,7 @@ use super::secrets::{Fields, REREAD_AFTER, SecretName};
 use crate::api::v1alpha1::TaskQueue;
 use crate::plan::autoscaler::Backlog;
 use crate::plan::changes::resource_version;
-use crate::plan::claims::{Claim, claim};
+use crate::plan::claims::{Claim, claim, holds, is_claimed};
 use crate::plan::metadata::deployment_name;
 use crate::plan::reason::Reason;
 use crate::plan::status::{BrokerState, Problem, QueueState};
@@ -68,7 +68,11 @@ pub(super) async fn observe(
         pods,
         topology,
     };
-    let address = match broker_address(task_queue, context).await? {
+    let address = broker_address(task_queue, context).await?;
+    let last_address = context.last_address(&key, address.as_ref().ok().cloned());
+    observed.claim =
+        older_claim(task_queue, &observed.topology, last_address.as_ref(), memory, context).await;
+    let address = match address {
         Ok(address) => address,
         Err(problem) => {
             context.hub.unsubscribe(&key);
@@ -77,7 +81,6 @@ pub(super) async fn observe(
         }
     };
     observed.broker_address = Some(address.to_string());
-    observed.claim = older_claim(task_queue, &observed.topology, &address, context).await;
     let topology = match observed.claim {
         // Declaring a queue is the business of the TaskQueue that has it.
         Some(_) => Arc::default(),
@@ -165,25 +168,34 @@ async fn results_problem(task_queue: &TaskQueue, context: &Context) -> Result<Op
     }))
 }
 
-/// The claim of an older TaskQueue on one of these queues, if it is on the same broker.
+/// The claim of an older TaskQueue on one of these queues, if it is on the same broker. A broker whose address can't be read is where it
+/// was last: its workers still are.
 async fn older_claim(
     task_queue: &TaskQueue,
     topology: &Topology,
-    address: &BrokerAddress,
+    address: Option<&BrokerAddress>,
+    memory: &Memory,
     context: &Context,
 ) -> Option<Claim> {
+    let status = memory.status.as_ref().map(|(status, _)| status).or(task_queue.status.as_ref());
+    let was_claimed = status.is_some_and(|status| is_claimed(&status.conditions));
     for guarded in context.task_queues() {
         let Ok(other) = &guarded.0 else { continue };
         let Some(claim) = claim(task_queue, topology, other) else { continue };
         let secret = broker_secret(other);
-        // One whose broker isn't known has nothing on this one.
-        let Ok(Ok(fields)) = context.secrets.get(&secret, REREAD_AFTER).await else { continue };
-        let same_broker = self::address(&secret, &fields).is_ok_and(|other| {
-            (&other.host, other.port, &other.vhost) == (&address.host, address.port, &address.vhost)
-        });
-        if same_broker {
+        let read = match context.secrets.get(&secret, REREAD_AFTER).await {
+            Ok(Ok(fields)) => self::address(&secret, &fields).ok(),
+            _ => None,
+        };
+        let theirs = context.last_address(&reference(other), read);
+        if holds(address.map(endpoint), theirs.as_ref().map(endpoint), was_claimed) {
             return Some(claim);
         }
     }
     None
+}
+
+/// Host, port and virtual host of a broker.
+fn endpoint(address: &BrokerAddress) -> (&str, u16, &str) {
+    (&address.host, address.port, &address.vhost)
 }

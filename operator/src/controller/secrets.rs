@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client};
+use tokio::sync::Notify;
 
 use crate::plan::reason::Reason;
 use crate::plan::status::Problem;
@@ -48,16 +49,72 @@ struct Entry {
 /// The Secrets in use.
 pub(super) struct Secrets {
     client: Client,
-    entries: Mutex<HashMap<SecretName, Entry>>,
+    cache: Cache,
+    /// Whether the operator serves certain namespaces only, where the chart makes no ClusterRole.
+    namespaced: bool,
+}
+
+/// What is known of Secrets.
+#[derive(Default)]
+struct Cache {
+    state: Mutex<State>,
+    /// Some Secret has changed.
+    news: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    entries: HashMap<SecretName, Entry>,
+    /// Those that were found to be something else than before, whoever read them, and that nobody was told of yet.
+    changed: HashSet<SecretName>,
+}
+
+impl Cache {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is known, if it isn't older than `max_age`; what could not be read counts for a shorter time.
+    fn fresh(&self, secret: &SecretName, max_age: Duration) -> Option<Known> {
+        let state = self.state();
+        let entry = state.entries.get(secret)?;
+        let max_age = if entry.known.is_ok() { max_age } else { RETRY_AFTER };
+        (entry.read_at.elapsed() < max_age).then(|| entry.known.clone())
+    }
+
+    /// Takes in what was read, and notes whether it is something else than before.
+    fn take_in(&self, secret: &SecretName, known: Known, read_at: Instant) {
+        let mut state = self.state();
+        let before = state.entries.insert(secret.clone(), Entry { known: known.clone(), read_at });
+        if before.is_some_and(|before| before.known != known) {
+            tracing::info!(namespace = secret.namespace, secret = secret.name, "Secret has changed");
+            state.changed.insert(secret.clone());
+            self.news.notify_one();
+        }
+    }
+
+    /// Forgets what isn't in use. Returns what is to be read again.
+    fn due(&self, in_use: &HashSet<SecretName>, now: Instant) -> Vec<SecretName> {
+        let mut state = self.state();
+        state.entries.retain(|secret, _| in_use.contains(secret));
+        let is_due = |entry: &Entry| now.saturating_duration_since(entry.read_at) >= REREAD_AFTER;
+        state.entries.iter().filter(|(_, entry)| is_due(entry)).map(|(secret, _)| secret.clone()).collect()
+    }
+
+    /// Names of the known Secrets of a namespace, sorted.
+    fn names_in(&self, namespace: &str) -> Vec<String> {
+        let state = self.state();
+        let of_namespace = state.entries.keys().filter(|secret| secret.namespace == namespace);
+        let mut names: Vec<String> = of_namespace.map(|secret| secret.name.clone()).collect();
+        names.sort_unstable();
+        names
+    }
 }
 
 impl Secrets {
-    pub(super) fn new(client: Client) -> Self {
-        Self { client, entries: Mutex::default() }
-    }
-
-    fn entries(&self) -> MutexGuard<'_, HashMap<SecretName, Entry>> {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    /// No Secrets yet. `namespaced` says that the operator serves certain namespaces only.
+    pub(super) fn new(client: Client, namespaced: bool) -> Self {
+        Self { client, cache: Cache::default(), namespaced }
     }
 
     /// The keys of a Secret, not older than `max_age`, or why there are none.
@@ -69,66 +126,56 @@ impl Secrets {
         secret: &SecretName,
         max_age: Duration,
     ) -> Result<Result<Fields, Problem>, kube::Error> {
-        let known = self.entries().get(secret).and_then(|entry| {
-            let max_age = if entry.known.is_ok() { max_age } else { RETRY_AFTER };
-            (entry.read_at.elapsed() < max_age).then(|| entry.known.clone())
-        });
-        let known = match known {
+        let known = match self.cache.fresh(secret, max_age) {
             Some(known) => known,
-            None => self.read(secret).await?.0,
+            None => self.read(secret).await?,
         };
-        Ok(known.map_err(|refusal| refusal.problem(secret)))
+        Ok(known.map_err(|refusal| {
+            let names = self.namespaced.then(|| self.cache.names_in(&secret.namespace));
+            refusal.problem(secret, names.as_deref())
+        }))
     }
 
-    /// Reads a Secret. Returns what is known then, and whether it is something else than before.
-    async fn read(&self, secret: &SecretName) -> Result<(Known, bool), kube::Error> {
+    /// Reads a Secret. Returns what is known then.
+    async fn read(&self, secret: &SecretName) -> Result<Known, kube::Error> {
         let api: Api<Secret> = Api::namespaced(self.client.clone(), &secret.namespace);
         let known = match api.get(&secret.name).await {
             Ok(found) => Ok(Arc::new(found.data.unwrap_or_default())),
             Err(kube::Error::Api(status)) if status.is_not_found() => Err(Refusal::NotFound),
             Err(kube::Error::Api(status)) if status.is_forbidden() => Err(Refusal::Forbidden(status.message)),
+            // What was known holds: an API server that is down must not cut off the brokers.
             Err(error) => {
-                let mut entries = self.entries();
-                // What was known holds: an API server that is down must not cut off the brokers.
-                return match entries.get_mut(secret) {
-                    Some(entry) => Ok((entry.known.clone(), false)),
-                    None => Err(error),
-                };
+                let state = self.cache.state();
+                return state.entries.get(secret).map(|entry| entry.known.clone()).ok_or(error);
             }
         };
-        let entry = Entry { known: known.clone(), read_at: Instant::now() };
-        let before = self.entries().insert(secret.clone(), entry);
-        let changed = before.is_some_and(|before| before.known != known);
-        Ok((known, changed))
+        self.cache.take_in(secret, known.clone(), Instant::now());
+        Ok(known)
     }
 
-    /// Reads again what is due of the Secrets in use, and forgets all others. Returns those that have changed.
-    pub(super) async fn refresh(&self, in_use: &HashSet<SecretName>) -> Vec<SecretName> {
-        let due: Vec<SecretName> = {
-            let mut entries = self.entries();
-            entries.retain(|secret, _| in_use.contains(secret));
-            let due = entries.iter().filter(|(_, entry)| entry.read_at.elapsed() >= REREAD_AFTER);
-            due.map(|(secret, _)| secret.clone()).collect()
-        };
-        let mut changed = Vec::new();
-        for secret in due {
-            match self.read(&secret).await {
-                Ok((_, true)) => {
-                    tracing::info!(namespace = secret.namespace, secret = secret.name, "Secret has changed");
-                    changed.push(secret);
-                }
-                Ok((_, false)) => {}
-                Err(error) => {
-                    tracing::warn!(namespace = secret.namespace, secret = secret.name, %error, "read Secret")
-                }
+    /// Reads again what is due of the Secrets in use, and forgets all others.
+    pub(super) async fn refresh(&self, in_use: &HashSet<SecretName>) {
+        for secret in self.cache.due(in_use, Instant::now()) {
+            if let Err(error) = self.read(&secret).await {
+                tracing::warn!(namespace = secret.namespace, secret = secret.name, %error, "read Secret");
             }
         }
-        changed
+    }
+
+    /// Waits until some Secret has changed, gone or become forbidden.
+    pub(super) async fn news(&self) {
+        self.cache.news.notified().await;
+    }
+
+    /// The Secrets that have changed, gone or become forbidden since this was asked last.
+    pub(super) fn take_changed(&self) -> HashSet<SecretName> {
+        std::mem::take(&mut self.cache.state().changed)
     }
 }
 
 impl Refusal {
-    fn problem(&self, secret: &SecretName) -> Problem {
+    /// What to tell the user. `names` are the Secrets of the namespace that are in use, if the operator serves certain namespaces only.
+    fn problem(&self, secret: &SecretName, names: Option<&[String]>) -> Problem {
         let SecretName { namespace, name } = secret;
         match self {
             Self::NotFound => Problem {
@@ -137,10 +184,17 @@ impl Refusal {
             },
             Self::Forbidden(said) => Problem {
                 reason: Reason::SecretForbidden,
-                message: format!(
-                    "the operator may not read Secret `{name}`; the owner of namespace `{namespace}` can allow it: {}",
-                    rolebinding_command(namespace, said)
-                ),
+                message: match names {
+                    None => format!(
+                        "the operator may not read Secret `{name}`; the owner of namespace `{namespace}` can allow it: {}",
+                        rolebinding_command(namespace, said)
+                    ),
+                    Some(names) => format!(
+                        "the operator may not read Secret `{name}`; whoever installed the operator can allow it with the chart's \
+                         value rbac.secrets: {}",
+                        chart_command(namespace, names)
+                    ),
+                },
             },
         }
     }
@@ -158,9 +212,81 @@ fn rolebinding_command(namespace: &str, said: &str) -> String {
     )
 }
 
+/// The command that lets an operator of certain namespaces read secrets in one of them: there is no ClusterRole to bind then.
+fn chart_command(namespace: &str, names: &[String]) -> String {
+    format!(
+        "helm upgrade … --reuse-values --set 'rbac.secrets[0].namespace={namespace}' --set 'rbac.secrets[0].names={{{}}}'",
+        names.join(",")
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn named(name: &str) -> SecretName {
+        SecretName { namespace: "default".to_owned(), name: name.to_owned() }
+    }
+
+    fn password(value: &str) -> Known {
+        Ok(Arc::new(BTreeMap::from([("password".to_owned(), ByteString(value.into()))])))
+    }
+
+    fn take_changed(cache: &Cache) -> HashSet<SecretName> {
+        std::mem::take(&mut cache.state().changed)
+    }
+
+    #[test]
+    fn change_is_told_once_whoever_reads_it() {
+        let (cache, rabbitmq) = (Cache::default(), named("rabbitmq"));
+        cache.take_in(&rabbitmq, password("a"), Instant::now());
+        cache.take_in(&rabbitmq, password("a"), Instant::now());
+        assert!(take_changed(&cache).is_empty());
+        // A reconciliation reads it, and again, before the housekeeping gets to it.
+        cache.take_in(&rabbitmq, password("b"), Instant::now());
+        cache.take_in(&rabbitmq, password("b"), Instant::now());
+        assert_eq!(take_changed(&cache), HashSet::from([rabbitmq]));
+        assert!(take_changed(&cache).is_empty());
+    }
+
+    #[test]
+    fn deletion_and_refusal_are_changes() {
+        let (cache, rabbitmq) = (Cache::default(), named("rabbitmq"));
+        cache.take_in(&rabbitmq, password("a"), Instant::now());
+        let refused = Refusal::Forbidden("no".to_owned());
+        for known in [Err(Refusal::NotFound), Err(refused), password("a")] {
+            cache.take_in(&rabbitmq, known, Instant::now());
+            assert_eq!(take_changed(&cache).len(), 1);
+        }
+    }
+
+    #[test]
+    fn only_what_is_in_use_is_read_again() {
+        let cache = Cache::default();
+        let now = Instant::now();
+        cache.take_in(&named("rabbitmq"), password("a"), now);
+        cache.take_in(&named("unused"), password("a"), now);
+        let in_use = HashSet::from([named("rabbitmq")]);
+        assert!(cache.due(&in_use, now).is_empty());
+        assert_eq!(cache.due(&in_use, now + REREAD_AFTER), [named("rabbitmq")]);
+        assert_eq!(cache.names_in("default"), ["rabbitmq"]);
+    }
+
+    #[test]
+    fn refusal_in_certain_namespaces_names_the_chart_value() {
+        let secret = named("rabbitmq");
+        let refusal = Refusal::Forbidden("secrets \"rabbitmq\" is forbidden".to_owned());
+        let names = ["rabbitmq".to_owned(), "redis".to_owned()];
+        let message = refusal.problem(&secret, Some(&names)).message;
+        assert!(
+            message.ends_with(
+                "--set 'rbac.secrets[0].namespace=default' --set 'rbac.secrets[0].names={rabbitmq,redis}'"
+            ),
+            "{message}"
+        );
+        assert!(!message.contains("rolebinding"));
+        assert!(refusal.problem(&secret, None).message.contains("kubectl create rolebinding"));
+    }
 
     #[test]
     fn refusal_names_the_command_that_helps() {

@@ -19,7 +19,7 @@ use kube::{Api, Client, ResourceExt as _};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
 
-use super::context::{Context, Guarded, Stores, guarded_reference};
+use super::context::{Context, Guarded, Stores, concerned, guarded_reference};
 use super::pods::Pods;
 use super::{key, measured_reconcile, on_error};
 use crate::api::v1alpha1::TaskQueue;
@@ -59,6 +59,7 @@ impl Operator {
     pub fn new(client: Client, settings: Settings, metrics: Arc<Metrics>) -> Self {
         let mut senders: HashMap<Option<String>, UnboundedSender<ObjectRef<TaskQueue>>> = HashMap::new();
         let mut scopes = Vec::new();
+        let namespaced = !settings.namespaces.is_empty();
         let namespaces: HashSet<Option<String>> = if settings.namespaces.is_empty() {
             HashSet::from([None])
         } else {
@@ -78,7 +79,7 @@ impl Operator {
         metrics.set_max_concurrent_reconciles(CONCURRENCY);
         let connection_name = format!("{} {}", OPERATOR, settings.instance);
         let hub = Hub::new(connection_name, Arc::new(trigger), Arc::clone(&metrics));
-        let context = Arc::new(Context::new(client, hub, metrics, settings.instance));
+        let context = Arc::new(Context::new(client, hub, metrics, settings.instance, namespaced));
         Self { context, scopes }
     }
 
@@ -209,18 +210,23 @@ fn owner(deployment: &Deployment) -> Option<ObjectRef<TaskQueue>> {
     Some(ObjectRef::new(name).within(&deployment.namespace()?))
 }
 
-/// Reads Secrets again and forgets what is gone, for ever.
+/// Reads Secrets again, tells of those that have changed, and forgets what is gone, for ever.
 async fn keep_house(context: &Context) {
     let mut rounds = tokio::time::interval(HOUSEKEEPING);
     loop {
-        rounds.tick().await;
-        context.forget_gone();
-        let in_use = context.secrets_in_use();
-        let names = in_use.keys().cloned().collect();
-        for secret in context.secrets.refresh(&names).await {
-            for task_queue in in_use.get(&secret).into_iter().flatten() {
-                context.hub.trigger(task_queue);
+        tokio::select! {
+            _ = rounds.tick() => {
+                context.forget_gone();
+                context.secrets.refresh(&context.secrets_in_use()).await;
             }
+            () = context.secrets.news() => {}
+        }
+        let changed = context.secrets.take_changed();
+        if changed.is_empty() {
+            continue;
+        }
+        for task_queue in concerned(&context.task_queues(), &changed) {
+            context.hub.trigger(&task_queue);
         }
     }
 }

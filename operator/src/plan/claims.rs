@@ -1,7 +1,10 @@
 //! Who may use a queue when two TaskQueues name the same one on the same broker: the older.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt as _;
 
+use super::reason::Reason;
+use super::status::QUEUES_DECLARED;
 use super::topology::Topology;
 use crate::api::v1alpha1::TaskQueue;
 
@@ -24,6 +27,22 @@ pub fn claim(task_queue: &TaskQueue, topology: &Topology, other: &TaskQueue) -> 
     }
     let queue = shared_queue(topology, &Topology::new(other))?;
     Some(Claim { queue: queue.to_owned(), holder: qualified_name(other) })
+}
+
+/// Whether a claim holds, given where the brokers of both TaskQueues are or were known to be last.
+///
+/// What isn't known is no reason to let a second TaskQueue onto a queue: then a claim that held until now goes on to.
+pub fn holds<A: PartialEq>(ours: Option<A>, theirs: Option<A>, was_claimed: bool) -> bool {
+    match (ours, theirs) {
+        (Some(ours), Some(theirs)) => ours == theirs,
+        _ => was_claimed,
+    }
+}
+
+/// Whether the conditions of a TaskQueue say that a queue of it is claimed: all that is known after the operator has begun anew.
+pub fn is_claimed(conditions: &[Condition]) -> bool {
+    let claimed = Reason::QueueClaimed.as_str();
+    conditions.iter().any(|condition| condition.type_ == QUEUES_DECLARED && condition.reason == claimed)
 }
 
 /// The first queue that both name.
@@ -87,6 +106,36 @@ mod tests {
         let older = task_queue("one", "2026-11-21T10:00:00Z", &["red"]);
         let younger = task_queue("two", "2026-11-21T10:00:01Z", &["red.dead"]);
         assert_eq!(claimed(&younger, &older).map(|claim| claim.queue).as_deref(), Some("red.dead"));
+    }
+
+    #[test]
+    fn claim_goes_by_the_address_where_both_are_known() {
+        assert!(holds(Some("a"), Some("a"), false));
+        assert!(!holds(Some("a"), Some("b"), true));
+    }
+
+    #[test]
+    fn claim_goes_on_while_an_address_is_unknown() {
+        for (ours, theirs) in [(Some("a"), None), (None, Some("a")), (None, None)] {
+            assert!(holds(ours, theirs, true));
+            assert!(!holds(ours, theirs, false), "there was none");
+        }
+    }
+
+    #[test]
+    fn conditions_remember_the_claim() {
+        let condition = |type_: &str, reason: &str| -> Condition {
+            serde_json::from_value(json!({
+                "type": type_, "status": "False", "reason": reason, "message": "",
+                "lastTransitionTime": "2026-11-21T10:00:00Z",
+            }))
+            .unwrap()
+        };
+        assert!(is_claimed(&[
+            condition("Ready", "SecretNotFound"),
+            condition("QueuesDeclared", "QueueClaimed")
+        ]));
+        assert!(!is_claimed(&[condition("QueuesDeclared", "Declared")]));
     }
 
     #[test]
