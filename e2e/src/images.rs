@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use tokio::process::Command;
 
 use crate::archive::Image;
+use crate::elf;
 use crate::go_tools::GoTools;
 use crate::{command, paths, progress::Progress};
 
@@ -19,6 +20,9 @@ const NOBODY: u32 = 65532;
 const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// A cold release build of both takes about 6 minutes on two cores.
 const BUILD: Duration = Duration::from_secs(45 * 60);
+
+/// Our programs, and the most bytes that each may have. At first they had 20 and 9 MB: what goes beyond is worth a second thought.
+const PROGRAMS: [(&str, u64); 2] = [("soloist-operator", 25_000_000), ("soloist-worker", 15_000_000)];
 
 /// The image of every pod's sandbox.
 pub const PAUSE: &str = "soloist.dev/pause:1";
@@ -35,28 +39,45 @@ pub fn reference(name: &str) -> String {
 /// Builds `soloist-operator` and `soloist-worker` as static programs and gives back the tars of their images.
 ///
 /// # Errors
-/// If the build fails, the musl target can't be had, or a program turns out not to be static.
+/// If the build fails, the musl target can't be had, or a program turns out not to be static or to be too large.
 pub async fn ours(progress: &Progress) -> Result<Vec<PathBuf>> {
-    const PROGRAMS: [&str; 2] = ["soloist-operator", "soloist-worker"];
     let target = format!("{}-unknown-linux-musl", std::env::consts::ARCH);
     let step = progress.step("cargo build images");
     add_target(&target).await?;
     let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     build.args(["build", "--locked", "--release", "--target", &target]).current_dir(paths::repository());
-    for program in PROGRAMS {
+    for (program, _) in PROGRAMS {
         build.args(["--package", program, "--bin", program]);
     }
     command::watch(&mut build, BUILD, |line| step.note(line)).await?;
     let mut tars = Vec::new();
     let mut sizes = Vec::new();
-    for program in PROGRAMS {
+    for (program, most_bytes) in PROGRAMS {
         let binary = paths::target().join(&target).join("release").join(program);
+        check(&binary, most_bytes)?;
         let tar = write(&reference(program), &binary, true)?;
         sizes.push(format!("{program} {:.1} MB", tar.metadata()?.len() as f64 / 1e6));
         tars.push(tar);
     }
     step.done(sizes.join(", "));
     Ok(tars)
+}
+
+/// Refuses a program that an image `FROM scratch` can't run, or that has grown beyond its limit.
+fn check(binary: &Path, most_bytes: u64) -> Result<()> {
+    let shown = binary.display();
+    let program = std::fs::read(binary).with_context(|| format!("read {shown}"))?;
+    if let Some(interpreter) = elf::interpreter(&program).with_context(|| format!("look into {shown}"))? {
+        bail!("{shown} is not static: it needs {interpreter}, which its image does not have");
+    }
+    let bytes = program.len() as u64;
+    if bytes > most_bytes {
+        let (has, limit) = (bytes as f64 / 1e6, most_bytes as f64 / 1e6);
+        bail!(
+            "{shown} has {has:.1} MB, and {limit} MB at most are wanted: see PROGRAMS in e2e/src/images.rs"
+        );
+    }
+    Ok(())
 }
 
 /// The images that the cluster itself and its tests need.
@@ -112,4 +133,26 @@ async fn add_target(target: &str) -> Result<()> {
         bail!("the target {target} is missing and can't be added: {error:#}");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_needs_an_interpreter_is_refused() {
+        // A test's own program is linked against the system's C library.
+        let refused = check(&std::env::current_exe().unwrap(), u64::MAX).unwrap_err().to_string();
+        assert!(refused.contains("is not static") && refused.contains("ld-"), "{refused}");
+    }
+
+    #[test]
+    fn a_program_beyond_its_limit_is_refused() {
+        let file = std::env::temp_dir().join(format!("soloist-elf-{}", uuid::Uuid::new_v4().simple()));
+        std::fs::write(&file, elf::tests::program(&[])).unwrap();
+        let (fits, refused) = (check(&file, 64), check(&file, 63));
+        std::fs::remove_file(&file).unwrap();
+        fits.unwrap();
+        assert!(refused.unwrap_err().to_string().contains("MB at most"));
+    }
 }

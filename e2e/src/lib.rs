@@ -37,6 +37,7 @@ pub mod chart;
 pub mod cluster;
 pub mod command;
 mod debian;
+mod elf;
 pub mod go_tools;
 pub mod http;
 pub mod images;
