@@ -10,34 +10,33 @@ use futures_util::future::try_join_all;
 #[ignore = "needs a cluster: cargo e2e"]
 async fn replicas_are_held_while_the_broker_is_away_and_every_task_finishes_afterwards() -> Result<()> {
     let test = Test::new("outage").await?;
-    test.namespace
-        .run(Duration::from_secs(300), async {
-            let scaling = "{maxReplicas: 4, tasksPerWorker: 5, scaleDown: {stabilizationSeconds: 0}}";
-            test.task_queue("jobs", scaling).await?;
-            test.condition("jobs", "Ready", "True", "Ready").await?;
-            let celery = test.celery().await?;
-            let calls = (0..40).map(|_| support::send(&celery, "jobs", "tasks.sleep", (2.0,)));
-            let results = try_join_all(calls).await?;
-            test.until_replicas("jobs", 4, Duration::from_secs(10)).await?;
+    test.run(Duration::from_secs(300), async {
+        let scaling = "{maxReplicas: 4, tasksPerWorker: 5, scaleDown: {stabilizationSeconds: 0}}";
+        test.task_queue("jobs", scaling).await?;
+        test.condition("jobs", "Ready", "True", "Ready").await?;
+        let celery = test.celery().await?;
+        let calls = (0..40).map(|_| support::send(&celery, "jobs", "tasks.sleep", (2.0,)));
+        let results = try_join_all(calls).await?;
+        test.until_replicas("jobs", 4, Duration::from_secs(10)).await?;
 
-            test.cluster.rabbitmq.stop().await?;
-            let message = test.condition("jobs", "BrokerReachable", "False", "BrokerUnreachable").await?;
-            println!("BrokerReachable: {message}");
-            let held = tokio::time::Instant::now() + Duration::from_secs(30);
-            while tokio::time::Instant::now() < held {
-                let replicas = test.replicas("jobs").await?;
-                ensure!(replicas == 4, "{replicas} replicas while the backlog is unknown");
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            }
-            test.cluster.rabbitmq.start().await?;
+        test.cluster.rabbitmq.stop().await?;
+        let message = test.condition("jobs", "BrokerReachable", "False", "BrokerUnreachable").await?;
+        println!("BrokerReachable: {message}");
+        let held = tokio::time::Instant::now() + Duration::from_secs(30);
+        while tokio::time::Instant::now() < held {
+            let replicas = test.replicas("jobs").await?;
+            ensure!(replicas == 4, "{replicas} replicas while the backlog is unknown");
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        test.cluster.rabbitmq.start().await?;
 
-            test.condition("jobs", "BrokerReachable", "True", "Connected").await?;
-            for result in &results {
-                support::value(result, Duration::from_secs(120)).await?;
-            }
-            let pods = test.pods("jobs").await?;
-            ensure!(support::restarts(&pods) == 0, "workers were restarted: {:?}", support::names(&pods));
-            test.until_replicas("jobs", 0, Duration::from_secs(60)).await
-        })
-        .await
+        test.condition("jobs", "BrokerReachable", "True", "Connected").await?;
+        for result in &results {
+            support::value(result, Duration::from_secs(120)).await?;
+        }
+        let pods = test.pods("jobs").await?;
+        ensure!(support::restarts(&pods) == 0, "workers were restarted: {:?}", support::names(&pods));
+        test.until_replicas("jobs", 0, Duration::from_secs(60)).await
+    })
+    .await
 }

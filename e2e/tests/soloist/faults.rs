@@ -18,64 +18,61 @@ const TASK_SECONDS: f64 = 8.0;
 #[ignore = "needs a cluster: cargo e2e"]
 async fn the_task_of_a_force_deleted_worker_is_finished_by_another() -> Result<()> {
     let test = Test::new("force-delete").await?;
-    test.namespace
-        .run(Duration::from_secs(240), async {
-            test.task_queue("jobs", "{minReplicas: 2, maxReplicas: 2}").await?;
-            until_workers(&test, "jobs", 2).await?;
-            let celery = test.celery().await?;
-            let result = support::send(&celery, "jobs", "tasks.sleep", (TASK_SECONDS,)).await?;
-            let victim = busy_worker(&test, "jobs").await?;
+    test.run(Duration::from_secs(240), async {
+        test.task_queue("jobs", "{minReplicas: 2, maxReplicas: 2}").await?;
+        until_workers(&test, "jobs", 2).await?;
+        let celery = test.celery().await?;
+        let result = support::send(&celery, "jobs", "tasks.sleep", (TASK_SECONDS,)).await?;
+        let victim = busy_worker(&test, "jobs").await?;
 
-            let pods: Api<Pod> = test.namespace.api();
-            pods.delete(&victim, &DeleteParams::default().grace_period(0)).await?;
+        let pods: Api<Pod> = test.namespace.api();
+        pods.delete(&victim, &DeleteParams::default().grace_period(0)).await?;
 
-            let other = wait::until("another worker to run the task", support::START, || async {
-                let busy = busy_worker(&test, "jobs").await?;
-                Ok((busy != victim).then_some(busy))
-            })
-            .await?;
-            support::value(&result, Duration::from_secs(60)).await?;
-            println!("{victim} was killed, {other} finished its task");
-            Ok(())
+        let other = wait::until("another worker to run the task", support::START, || async {
+            let busy = busy_worker(&test, "jobs").await?;
+            Ok((busy != victim).then_some(busy))
         })
-        .await
+        .await?;
+        support::value(&result, Duration::from_secs(60)).await?;
+        println!("{victim} was killed, {other} finished its task");
+        Ok(())
+    })
+    .await
 }
 
 #[tokio::test]
 #[ignore = "needs a cluster: cargo e2e"]
 async fn a_worker_that_is_told_to_stop_finishes_its_task_and_exits_with_0() -> Result<()> {
     let test = Test::new("drain").await?;
-    test.namespace
-        .run(Duration::from_secs(240), async {
-            test.task_queue("jobs", "{minReplicas: 1, maxReplicas: 1}").await?;
-            until_workers(&test, "jobs", 1).await?;
-            let celery = test.celery().await?;
-            let result = support::send(&celery, "jobs", "tasks.sleep", (TASK_SECONDS,)).await?;
-            let worker = busy_worker(&test, "jobs").await?;
+    test.run(Duration::from_secs(240), async {
+        test.task_queue("jobs", "{minReplicas: 1, maxReplicas: 1}").await?;
+        until_workers(&test, "jobs", 1).await?;
+        let celery = test.celery().await?;
+        let result = support::send(&celery, "jobs", "tasks.sleep", (TASK_SECONDS,)).await?;
+        let worker = busy_worker(&test, "jobs").await?;
 
-            let pods: Api<Pod> = test.namespace.api();
-            let exit = watch_exit(pods.clone(), &worker);
-            pods.delete(&worker, &DeleteParams::default()).await?;
-            let exit = tokio::time::timeout(Duration::from_secs(60), exit)
-                .await
-                .context("the pod did not end")??;
-            ensure!(exit == 0, "the worker exited with {exit}");
+        let pods: Api<Pod> = test.namespace.api();
+        let exit = watch_exit(pods.clone(), &worker);
+        pods.delete(&worker, &DeleteParams::default()).await?;
+        let exit =
+            tokio::time::timeout(Duration::from_secs(60), exit).await.context("the pod did not end")??;
+        ensure!(exit == 0, "the worker exited with {exit}");
 
-            // The first run's result: had the message come back, another worker would need TASK_SECONDS more.
-            support::value(&result, Duration::from_secs(2)).await?;
-            let successor = wait::until("the worker in its place", support::START, || async {
-                Ok(test
-                    .pods("jobs")
-                    .await?
-                    .into_iter()
-                    .find(|pod| pod.name_any() != worker && support::is_ready(pod)))
-            })
-            .await?;
-            let received = test.worker_metric(&successor, "soloist_task_received_total").await?;
-            ensure!(received == 0.0, "{} received the task again", successor.name_any());
-            Ok(())
+        // The first run's result: had the message come back, another worker would need TASK_SECONDS more.
+        support::value(&result, Duration::from_secs(2)).await?;
+        let successor = wait::until("the worker in its place", support::START, || async {
+            Ok(test
+                .pods("jobs")
+                .await?
+                .into_iter()
+                .find(|pod| pod.name_any() != worker && support::is_ready(pod)))
         })
-        .await
+        .await?;
+        let received = test.worker_metric(&successor, "soloist_task_received_total").await?;
+        ensure!(received == 0.0, "{} received the task again", successor.name_any());
+        Ok(())
+    })
+    .await
 }
 
 /// Waits until as many workers are ready.

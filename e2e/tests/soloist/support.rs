@@ -1,5 +1,7 @@
 //! What the tests of Soloist on a cluster share: a namespace and a virtual host for each test, TaskQueues, and tasks.
 
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -7,6 +9,7 @@ use celery_client::{AsyncResult, Celery, Signature};
 use e2e::cluster::Cluster;
 use e2e::testing::{self, TestNamespace};
 use e2e::{http, paths, wait};
+use futures_util::FutureExt;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DynamicObject, ListParams};
@@ -14,6 +17,7 @@ use kube::core::{ApiResource, GroupVersionKind};
 use kube::{Api, ResourceExt};
 use serde_json::Value;
 use tokio::sync::{Mutex, MutexGuard};
+use tokio::time::{Instant, sleep};
 
 /// How long a pod may take from the decision to its first task on a busy machine.
 pub(crate) const START: Duration = Duration::from_secs(60);
@@ -46,6 +50,20 @@ impl Test {
         test.secret("rabbitmq", &test.broker_url).await?;
         test.secret("redis", &test.cluster.redis.url()).await?;
         Ok(test)
+    }
+
+    /// Runs the body of the test as [`TestNamespace::run`] does, and deletes the virtual host too, whatever comes of it.
+    pub(crate) async fn run<T>(&self, within: Duration, body: impl Future<Output = Result<T>>) -> Result<T> {
+        let outcome = AssertUnwindSafe(self.namespace.run(within, body)).catch_unwind().await;
+        let deleted = self.cluster.rabbitmq.delete_vhost(&self.namespace.name).await;
+        match outcome {
+            Ok(result) => {
+                let value = result?;
+                deleted.with_context(|| format!("delete the virtual host {}", self.namespace.name))?;
+                Ok(value)
+            }
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
     }
 
     /// Makes or changes a Secret that holds a URI.
@@ -173,10 +191,33 @@ pub(crate) fn is_ready(pod: &Pod) -> bool {
     conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
+/// Whether a pod's containers have started, ready or not.
+pub(crate) fn is_running(pod: &Pod) -> bool {
+    let statuses = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
+    statuses
+        .into_iter()
+        .any(|container| container.state.as_ref().is_some_and(|state| state.running.is_some()))
+}
+
 /// How often the containers of these pods were started again.
 pub(crate) fn restarts(pods: &[Pod]) -> i32 {
     let statuses = pods.iter().filter_map(|pod| pod.status.as_ref()?.container_statuses.as_ref());
     statuses.flatten().map(|container| container.restart_count).sum()
+}
+
+/// Looks again and again for as long as `how_long`, and fails as soon as `check` does.
+pub(crate) async fn holds<Checking>(how_long: Duration, check: impl Fn() -> Checking) -> Result<()>
+where
+    Checking: Future<Output = Result<()>>,
+{
+    let end = Instant::now() + how_long;
+    loop {
+        check().await?;
+        if Instant::now() >= end {
+            return Ok(());
+        }
+        sleep(Duration::from_millis(500)).await;
+    }
 }
 
 /// The names of pods, for messages.
