@@ -15,7 +15,7 @@ use super::observe::Observed;
 use crate::api::v1alpha1::{DecisionStatus, TaskQueue, TaskQueueStatus};
 use crate::plan::autoscaler::Decision;
 use crate::plan::metadata::{OPERATOR, selector_text};
-use crate::plan::status::{Facts, Stated, UNKNOWN, Workers, conditions, merged, transitions};
+use crate::plan::status::{Facts, Told, UNKNOWN, Workers, conditions, merged};
 
 /// Numbers alone are written at most this often: they change with every task.
 const NUMBERS_AT_MOST_EVERY: Duration = Duration::from_secs(2);
@@ -82,15 +82,16 @@ pub(super) async fn update_status(
     {
         return Ok(Some(wait));
     }
-    let told: Vec<Stated> = transitions(&before.conditions, &stated).into_iter().cloned().collect();
     write(task_queue, &after, context).await?;
     memory.status = Some((after, Instant::now()));
-    for stated in told {
+    let told = memory.told.get_or_insert_with(|| Told::new(&before.conditions));
+    for stated in told.news(&stated) {
         let warning = stated.is_warning();
+        let (condition, reason, detail) = (stated.type_, stated.reason, &stated.message);
         if warning {
-            tracing::warn!(condition = stated.type_, reason = %stated.reason, detail = stated.message, "condition has changed");
+            tracing::warn!(condition, %reason, detail, "condition has changed");
         } else {
-            tracing::info!(condition = stated.type_, reason = %stated.reason, detail = stated.message, "condition has changed");
+            tracing::info!(condition, %reason, detail, "condition has changed");
         }
         let action = stated.type_.to_owned();
         publish(

@@ -1,5 +1,7 @@
 //! The conditions of a TaskQueue: what works and what does not, and why.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::autoscaler::{Decision, DecisionReason};
@@ -99,9 +101,7 @@ impl Stated {
 
     /// Whether somebody should look at this: everything that isn't as it should be, but for what the user asked for.
     pub fn is_warning(&self) -> bool {
-        let asked_for = matches!(self.reason, Reason::Paused | Reason::ManualReplicas);
-        (self.status == TRUE && self.reason == Reason::PoliciesNotApplied)
-            || (self.status == FALSE && !asked_for)
+        is_wrong(self.status, self.reason.as_str())
     }
 }
 
@@ -252,29 +252,45 @@ pub fn merged(
     stated.iter().map(condition).collect()
 }
 
-/// Which conditions are to be told as events: what has begun to go wrong, what has stopped to, and what the user has switched. Ordinary
-/// work is no event, and the summary only repeats another condition.
-pub fn transitions<'a>(previous: &[Condition], stated: &'a [Stated]) -> Vec<&'a Stated> {
-    let is_news = |stated: &&Stated| {
-        let before = previous.iter().find(|before| before.type_ == stated.type_);
-        let same = before
-            .is_some_and(|before| before.status == stated.status && before.reason == stated.reason.as_str());
-        let was_wrong = before.is_some_and(|before| {
-            !is_switched(&before.reason)
-                && (before.status == FALSE || before.reason == Reason::PoliciesNotApplied.as_str())
-        });
-        let switched = is_switched(stated.reason.as_str())
-            || (stated.reason == Reason::Active && before.is_some_and(|before| is_switched(&before.reason)));
-        let recovered = was_wrong && stated.status == TRUE;
-        match stated.type_ {
-            _ if same => false,
-            READY => false,
-            // That it rests for any other cause is told by the condition that has the cause.
-            SCALING_ACTIVE => switched,
-            _ => stated.is_warning() || recovered,
-        }
-    };
-    stated.iter().filter(is_news).collect()
+/// What users were told of by events, and have not been told the end of: conditions that went wrong, and rest that the user ordered.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Told(BTreeMap<String, String>);
+
+impl Told {
+    /// What was told before, as far as conditions that were written say: for an operator that takes over.
+    pub fn new(conditions: &[Condition]) -> Self {
+        let notable = conditions
+            .iter()
+            .filter(|condition| is_notable(&condition.type_, &condition.status, &condition.reason));
+        Self(notable.map(|condition| (condition.type_.clone(), condition.reason.clone())).collect())
+    }
+
+    /// The conditions to tell of: what has begun to go wrong, what has stopped to, and what the user has switched. Ordinary work is no
+    /// event, not knowing for a moment neither, and the summary only repeats another condition.
+    pub fn news<'a>(&mut self, stated: &'a [Stated]) -> Vec<&'a Stated> {
+        let mut is_news = |stated: &Stated| {
+            let reason = stated.reason.as_str();
+            if is_notable(stated.type_, stated.status, reason) {
+                self.0.insert(stated.type_.to_owned(), reason.to_owned()).is_none_or(|told| told != reason)
+            } else {
+                stated.status == TRUE && self.0.remove(stated.type_).is_some()
+            }
+        };
+        stated.iter().filter(|stated| is_news(stated)).collect()
+    }
+}
+
+fn is_notable(type_: &str, status: &str, reason: &str) -> bool {
+    match type_ {
+        READY => false,
+        // That it rests for any other cause is told by the condition that has the cause.
+        SCALING_ACTIVE => is_switched(reason),
+        _ => is_wrong(status, reason),
+    }
+}
+
+fn is_wrong(status: &str, reason: &str) -> bool {
+    reason == Reason::PoliciesNotApplied.as_str() || (status == FALSE && !is_switched(reason))
 }
 
 /// Whether the user has put the autoscaler to rest.

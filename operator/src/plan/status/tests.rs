@@ -129,52 +129,63 @@ fn transition_time_moves_with_the_status_only() {
     assert_eq!(third[2].last_transition_time, at(100));
 }
 
-fn told(previous: &[Condition], stated: &[Stated]) -> Vec<Reason> {
-    transitions(previous, stated).into_iter().map(|stated| stated.reason).collect()
+fn reasons(news: Vec<&Stated>) -> Vec<Reason> {
+    news.into_iter().map(|stated| stated.reason).collect()
+}
+
+fn unreachable() -> Vec<Stated> {
+    stated(|world| {
+        world.broker = BrokerState::Failed(problem(Reason::BrokerUnreachable));
+        world.queues = QueueState::WaitingForBroker;
+    })
 }
 
 #[test]
-fn transitions_are_told_once() {
-    let well = stated(|_| {});
-    assert_eq!(told(&[], &well), [], "a new TaskQueue that works is no news");
-    let before = merged(&[], &well, Some(1), &at(100));
-    assert_eq!(told(&before, &well), []);
-    let lost = stated(|world| world.broker = BrokerState::Failed(problem(Reason::BrokerUnreachable)));
-    assert_eq!(told(&before, &lost), [Reason::BrokerUnreachable]);
-    let before = merged(&before, &lost, Some(1), &at(200));
-    assert_eq!(told(&before, &lost), []);
-    assert_eq!(told(&before, &well), [Reason::Connected]);
+fn failure_and_recovery_are_told_once() {
+    let mut told = Told::default();
+    assert_eq!(reasons(told.news(&stated(|_| {}))), [], "a new TaskQueue that works is no news");
+    assert_eq!(reasons(told.news(&unreachable())), [Reason::BrokerUnreachable]);
+    assert_eq!(reasons(told.news(&unreachable())), []);
+    let connecting = stated(|world| world.broker = BrokerState::Connecting);
+    assert_eq!(reasons(told.news(&connecting)), [], "this is not the end of it yet");
+    assert_eq!(reasons(told.news(&stated(|_| {}))), [Reason::Connected]);
+    assert_eq!(reasons(told.news(&stated(|_| {}))), []);
+}
+
+#[test]
+fn successor_does_not_tell_it_again() {
+    let written = merged(&[], &unreachable(), Some(1), &at(100));
+    let mut told = Told::new(&written);
+    assert_eq!(reasons(told.news(&unreachable())), []);
+    assert_eq!(reasons(told.news(&stated(|_| {}))), [Reason::Connected]);
 }
 
 #[test]
 fn what_the_user_switches_is_told_both_ways() {
-    let well = stated(|_| {});
-    let before = merged(&[], &well, Some(1), &at(100));
+    let mut told = Told::default();
     let paused = stated(|world| world.decision = decision(1, DecisionReason::Paused));
-    assert_eq!(told(&before, &paused), [Reason::Paused]);
-    assert_eq!(told(&merged(&before, &paused, Some(2), &at(200)), &well), [Reason::Active]);
+    assert_eq!(reasons(told.news(&paused)), [Reason::Paused]);
+    assert_eq!(reasons(told.news(&stated(|_| {}))), [Reason::Active]);
 }
 
 #[test]
-fn first_steps_are_no_event() {
+fn ordinary_work_and_first_steps_are_no_event() {
     let first = stated(|world| {
         world.broker = BrokerState::Connecting;
         world.queues = QueueState::WaitingForBroker;
         world.decision = decision(0, DecisionReason::BacklogUnknown);
     });
-    assert_eq!(told(&[], &first), []);
-    assert_eq!(told(&merged(&[], &first, Some(1), &at(100)), &stated(|_| {})), []);
-}
-
-#[test]
-fn ordinary_work_is_no_event() {
-    let before = merged(&[], &stated(|_| {}), Some(1), &at(100));
     let starting = stated(|world| world.workers.ready = 0);
-    assert_eq!(told(&before, &starting), []);
+    let mut told = Told::default();
+    for stated in [&first, &stated(|_| {}), &starting] {
+        assert_eq!(reasons(told.news(stated)), []);
+    }
 }
 
 #[test]
-fn first_failure_is_told_without_a_past() {
-    let missing = stated(|world| world.broker = BrokerState::Failed(problem(Reason::SecretNotFound)));
-    assert_eq!(told(&[], &missing), [Reason::SecretNotFound]);
+fn other_cause_of_the_same_failure_is_told() {
+    let mut told = Told::default();
+    let lost = stated(|world| world.broker = BrokerState::Failed(problem(Reason::ConnectionLost)));
+    assert_eq!(reasons(told.news(&lost)), [Reason::ConnectionLost]);
+    assert_eq!(reasons(told.news(&unreachable())), [Reason::BrokerUnreachable]);
 }
