@@ -1,5 +1,6 @@
 //! How quickly a burst becomes workers.
 
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 use crate::support::{self, Test};
@@ -79,11 +80,13 @@ async fn burst(test: &Test, name: &str) -> Result<Burst> {
                 && event.is_from("soloist-system", "soloist")
         })
         .collect();
-    println!(
+    // Not `println!`, of which cargo shows nothing when a test passes.
+    writeln!(
+        std::io::stdout(),
         r#"{{"test":"burst","messages":{MESSAGES},"replicas":{replicas},"patches":{},"seconds":{:.3}}}"#,
         patches.len(),
         took.as_secs_f64()
-    );
+    )?;
 
     for result in &results {
         support::value(result, PODS).await?;
