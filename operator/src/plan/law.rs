@@ -45,7 +45,7 @@ use startup::StartUp;
 /// Time from a change on the broker to the first pod of the answer being created: the observation interval and two calls.
 const REACTION_SECONDS: f64 = 1.0;
 /// Seconds within which a spare worker must be expected to be needed to be worth keeping. Half of that if a new one would come in time.
-/// Simulated: at 300, a queue with a task every two minutes costs what KEDA's `cooldownPeriod` of 300 seconds makes it cost.
+/// Simulated: at 300, a queue with a task every two minutes costs about what KEDA's `cooldownPeriod` of 300 seconds makes it cost.
 const KEEP_SECONDS: f64 = 300.0;
 /// Readings that fail for no longer than this are made up for by the next one.
 const SHORT_DOUBT: Duration = Duration::from_secs(5);
@@ -54,11 +54,11 @@ const LATE_AT_MOST: f64 = 0.05;
 /// Workers are taken away with more than serve to this standard. What is between needs no change.
 const LATE_AT_LEAST: f64 = 0.03;
 
-/// A change by a smaller part of the workers is noise, as long as it isn't wanted for long. Simulated: with 0.1 there are twice as many
-/// changes, for the same waits at nearly the same cost.
+/// A change by a smaller part of the workers is noise, as long as it isn't wanted for long. Simulated: with half of it there are a third
+/// more changes, for the same waits at nearly the same cost.
 const STEP: f64 = 0.3;
-/// The same where a new worker comes in time: no spare ones are needed then, and what is too much is all cost.
-const STEP_IN_TIME: f64 = 0.2;
+/// The same where a new worker comes in time: there are no spare ones then that make up for what is too few.
+const STEP_IN_TIME: f64 = 0.15;
 
 /// What was learned so far. A new one knows nothing and assumes usual values.
 #[derive(Clone, Debug, Default)]

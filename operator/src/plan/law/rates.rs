@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::Tasks;
 
-/// A short average and longer ones of the arrival rate, in seconds. Simulated: 24/90/360 do much the same.
+/// A short average and longer ones of the arrival rate, in seconds. Simulated: half and twice of them do much the same.
 const WINDOWS: [f64; 4] = [20.0, 80.0, 320.0, 1280.0];
 /// Parts of a window, which are forgotten one after the other.
 const BINS: usize = 16;
