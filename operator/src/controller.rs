@@ -1,6 +1,6 @@
 //! The controller: watches TaskQueues and what belongs to them, and reconciles each one when something has changed.
 //!
-//! Start reading at [`reconcile`]. What makes it run is in [`watch`].
+//! Start reading at `reconcile`. What makes it run is in [`watch`].
 
 mod apply;
 mod context;
