@@ -106,6 +106,9 @@ fn pod_spec(task_queue: &TaskQueue, topology: &Topology) -> PodSpec {
         )),
         automount_service_account_token: Some(false),
         enable_service_links: Some(false),
+        // The worker isn't process 1 then. The kernel drops signals to process 1 until it has asked for them: a SIGTERM that
+        // comes while the container starts would be lost, and the pod would go on working for its whole grace period.
+        share_process_namespace: Some(true),
         security_context: Some(PodSecurityContext {
             run_as_non_root: Some(true),
             run_as_user: Some(USER),
