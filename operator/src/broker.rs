@@ -27,6 +27,7 @@ use std::time::{Duration, Instant};
 
 use celery_client::BrokerAddress;
 use kube::runtime::reflector::ObjectRef;
+use prometheus::GaugeVec;
 use tokio::task::JoinHandle;
 
 use crate::api::v1alpha1::TaskQueue;
@@ -116,9 +117,16 @@ impl Hub {
     pub fn refresh_metrics(&self) {
         let now = Instant::now();
         for broker in self.brokers().iter() {
-            for (task_queue, age) in broker.shared.observation_ages(now) {
-                let labels = [task_queue.namespace, task_queue.name];
-                self.metrics.observation_age.with_label_values(&labels).set(age.as_secs_f64());
+            for gauge in broker.shared.gauges(now) {
+                let labels = [gauge.task_queue.namespace, gauge.task_queue.name];
+                let set = |gauges: &GaugeVec, value: Option<f64>| match value {
+                    Some(value) => gauges.with_label_values(&labels).set(value),
+                    // Not known has no series; an error means that there was none.
+                    None => drop(gauges.remove_label_values(&labels)),
+                };
+                set(&self.metrics.observation_age, gauge.age.map(|age| age.as_secs_f64()));
+                #[expect(clippy::cast_precision_loss, reason = "a float is what Prometheus has")]
+                set(&self.metrics.messages_dead, gauge.dead.map(|dead| dead as f64));
             }
         }
     }

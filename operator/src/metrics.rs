@@ -12,6 +12,8 @@ use prometheus::{
     IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+use crate::plan::status::{CONDITIONS, FALSE, Stated, TRUE};
+
 /// The value of the labels `controller` and `name` of the stock metrics.
 const CONTROLLER: &str = "taskqueue";
 
@@ -21,6 +23,8 @@ pub struct Metrics {
 
     /// Messages that wait for a worker.
     pub messages_ready: GaugeVec,
+    /// Messages in the dead letter queues.
+    pub messages_dead: GaugeVec,
     /// Tasks that workers run.
     pub running_tasks: GaugeVec,
     /// Worker pods that exist.
@@ -33,6 +37,7 @@ pub struct Metrics {
     pub replicas_max: GaugeVec,
     /// Age of the oldest reading that decisions rest on.
     pub observation_age: GaugeVec,
+    condition: GaugeVec,
 
     /// Changes of the number of replicas, by direction and reason.
     pub scale_decisions: IntCounterVec,
@@ -66,6 +71,11 @@ impl Metrics {
                 "Messages that wait for a worker.",
                 task_queue,
             )?,
+            messages_dead: make.gauges(
+                "soloist_taskqueue_messages_dead",
+                "Messages in the dead letter queues.",
+                task_queue,
+            )?,
             running_tasks: make.gauges(
                 "soloist_taskqueue_running_tasks",
                 "Tasks that workers run.",
@@ -91,6 +101,11 @@ impl Metrics {
                 "soloist_observation_age_seconds",
                 "Age of the oldest queue reading that decisions on a TaskQueue rest on.",
                 task_queue,
+            )?,
+            condition: make.gauges(
+                "soloist_taskqueue_condition",
+                "Condition of a TaskQueue: 1 True, 0 False, -1 Unknown.",
+                &["namespace", "taskqueue", "condition"],
             )?,
             scale_decisions: make.counters(
                 "soloist_scale_decisions_total",
@@ -149,6 +164,10 @@ impl Metrics {
                 .const_label("version", env!("CARGO_PKG_VERSION")),
         )?;
         build_info.set(1.0);
+        // Zeros from the start, so that rates are right.
+        for outcome in [Outcome::Success, Outcome::RequeueAfter, Outcome::Error] {
+            metrics.reconcile_total.with_label_values(&[CONTROLLER, outcome.as_str()]);
+        }
         registry.register(Box::new(build_info))?;
         #[cfg(target_os = "linux")]
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
@@ -165,17 +184,38 @@ impl Metrics {
 
     /// Removes the series of a TaskQueue that is gone.
     pub fn forget(&self, namespace: &str, task_queue: &str) {
-        for gauges in [
+        for gauges in self.of_a_task_queue() {
+            // An error means that there was no such series, which is as good.
+            let _ = gauges.remove_label_values(&[namespace, task_queue]);
+        }
+        for condition in CONDITIONS {
+            let _ = self.condition.remove_label_values(&[namespace, task_queue, condition]);
+        }
+    }
+
+    /// What has one series for each TaskQueue.
+    fn of_a_task_queue(&self) -> [&GaugeVec; 8] {
+        [
             &self.messages_ready,
+            &self.messages_dead,
             &self.running_tasks,
             &self.replicas,
             &self.replicas_desired,
             &self.replicas_min,
             &self.replicas_max,
             &self.observation_age,
-        ] {
-            // An error means that there was no such series, which is as good.
-            let _ = gauges.remove_label_values(&[namespace, task_queue]);
+        ]
+    }
+
+    /// States the conditions of a TaskQueue.
+    pub fn set_conditions(&self, namespace: &str, task_queue: &str, stated: &[Stated]) {
+        for condition in stated {
+            let value = match condition.status {
+                TRUE => 1.0,
+                FALSE => 0.0,
+                _ => -1.0,
+            };
+            self.condition.with_label_values(&[namespace, task_queue, condition.type_]).set(value);
         }
     }
 
@@ -198,16 +238,11 @@ impl Metrics {
     /// Notes the end of a reconciliation.
     pub fn reconciled(&self, key: &str, outcome: Outcome) {
         self.active_workers.dec();
-        let result = match outcome {
-            Outcome::Success => "success",
-            Outcome::RequeueAfter => "requeue_after",
-            Outcome::Error => "error",
-        };
         if matches!(outcome, Outcome::Error) {
             self.reconcile_errors.inc();
             self.queue.retries.inc();
         }
-        self.reconcile_total.with_label_values(&[CONTROLLER, result]).inc();
+        self.reconcile_total.with_label_values(&[CONTROLLER, outcome.as_str()]).inc();
         self.reconcile_time.observe(self.queue.finish(key).as_secs_f64());
     }
 }
@@ -221,6 +256,17 @@ pub enum Outcome {
     RequeueAfter,
     /// It is to be tried again.
     Error,
+}
+
+impl Outcome {
+    /// The word of the label `result`.
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::RequeueAfter => "requeue_after",
+            Self::Error => "error",
+        }
+    }
 }
 
 /// What client-go's work queue exports, measured around kube-rs's scheduler, which has no metrics of its own.
@@ -371,23 +417,73 @@ impl Maker<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+    use crate::plan::reason::Reason;
+    use crate::plan::status::UNKNOWN;
 
     fn series(metrics: &Metrics, name: &str) -> Vec<String> {
         let text = metrics.render().unwrap();
         text.lines().filter(|line| line.starts_with(name)).map(str::to_owned).collect()
     }
 
-    #[test]
-    fn series_of_a_task_queue_go_with_it() {
+    /// Metrics with every series that a TaskQueue may have.
+    fn with_a_task_queue() -> Metrics {
         let metrics = Metrics::new().unwrap();
-        metrics.messages_ready.with_label_values(&["default", "red"]).set(5.0);
-        metrics.replicas_max.with_label_values(&["default", "red"]).set(50.0);
-        let of_task_queue =
-            |metrics: &Metrics| metrics.render().unwrap().matches("taskqueue=\"red\"").count();
-        assert_eq!(of_task_queue(&metrics), 2);
+        for gauges in metrics.of_a_task_queue() {
+            gauges.with_label_values(&["default", "red"]).set(5.0);
+        }
+        let stated = |type_| Stated { type_, status: TRUE, reason: Reason::Ready, message: String::new() };
+        metrics.set_conditions("default", "red", &CONDITIONS.map(stated));
+        metrics
+    }
+
+    #[test]
+    fn a_task_queue_has_few_series_which_go_with_it() {
+        let metrics = with_a_task_queue();
+        let of_task_queue = || metrics.render().unwrap().matches("taskqueue=\"red\"").count();
+        assert!((8..=15).contains(&of_task_queue()), "{}", of_task_queue());
         metrics.forget("default", "red");
-        assert_eq!(of_task_queue(&metrics), 0);
+        assert_eq!(of_task_queue(), 0);
+    }
+
+    #[test]
+    fn a_condition_is_one_number() {
+        let metrics = Metrics::new().unwrap();
+        let stated =
+            |status| Stated { type_: "Ready", status, reason: Reason::Ready, message: String::new() };
+        for (status, value) in [(TRUE, "1"), (FALSE, "0"), (UNKNOWN, "-1")] {
+            metrics.set_conditions("default", "red", &[stated(status)]);
+            let series = series(&metrics, "soloist_taskqueue_condition");
+            let wanted =
+                "soloist_taskqueue_condition{condition=\"Ready\",namespace=\"default\",taskqueue=\"red\"} ";
+            assert_eq!(series, [format!("{wanted}{value}")]);
+        }
+    }
+
+    /// Dashboards and alerts of others rest on these: a name or label that is gone breaks them.
+    #[test]
+    fn names_and_labels_are_those_of_the_golden_file() {
+        let metrics = with_a_task_queue();
+        metrics.scale_decisions.with_label_values(&["up", "Backlog"]).inc();
+        metrics.broker_errors.with_label_values(&["AuthFailed"]).inc();
+        metrics.reconciling("default/red");
+        metrics.reconciled("default/red", Outcome::Success);
+        let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/metrics.txt");
+        let families = metrics.registry.gather();
+        let lines = families.iter().map(|family| {
+            let labels: BTreeSet<_> =
+                family.get_metric().iter().flat_map(|metric| metric.get_label()).collect();
+            let labels: BTreeSet<_> = labels.into_iter().map(prometheus::proto::LabelPair::name).collect();
+            let kind = format!("{:?}", family.get_field_type()).to_lowercase();
+            format!("{kind} {}{{{}}}\n", family.name(), Vec::from_iter(labels).join(","))
+        });
+        let there: String = lines.collect();
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            std::fs::write(golden, &there).unwrap();
+        }
+        assert_eq!(there, std::fs::read_to_string(golden).unwrap(), "rewrite it with UPDATE_DOCS=1");
     }
 
     #[test]
@@ -401,8 +497,8 @@ mod tests {
         assert_eq!(series(&metrics, "workqueue_depth"), ["workqueue_depth{name=\"taskqueue\"} 0"]);
         assert_eq!(series(&metrics, "workqueue_adds_total"), ["workqueue_adds_total{name=\"taskqueue\"} 1"]);
         assert_eq!(
-            series(&metrics, "controller_runtime_reconcile_total"),
-            ["controller_runtime_reconcile_total{controller=\"taskqueue\",result=\"success\"} 1"]
+            series(&metrics, "controller_runtime_reconcile_total")[2],
+            "controller_runtime_reconcile_total{controller=\"taskqueue\",result=\"success\"} 1"
         );
     }
 }

@@ -168,18 +168,26 @@ impl Shared {
         })
     }
 
-    /// The age of the oldest reading of each TaskQueue whose queues were all read on this connection.
-    pub(super) fn observation_ages(&self, now: Instant) -> Vec<(OwnedName, Duration)> {
+    /// What there is to tell of each TaskQueue at a scrape.
+    pub(super) fn gauges(&self, now: Instant) -> Vec<Gauges> {
         let state = self.state();
-        let age = |subscription: &Subscription| {
-            let ages = subscription.topology.consumed().map(|queue| state.readings.get(queue)?.age(now));
+        let age = |topology: &Topology| {
+            let ages = topology.consumed().map(|queue| state.readings.get(queue)?.age(now));
             ages.collect::<Option<Vec<_>>>()?.into_iter().max()
         };
-        state
-            .subscriptions
-            .iter()
-            .filter_map(|(task_queue, subscription)| Some((OwnedName::from(task_queue), age(subscription)?)))
-            .collect()
+        let dead = |topology: &Topology| {
+            let dead = topology.queues.iter().filter_map(|queue| queue.dead_letters.as_deref());
+            let lengths: Option<Vec<u64>> = dead
+                .map(|queue| state.readings.get(queue).filter(|reading| reading.age(now).is_some())?.ready())
+                .collect();
+            lengths.filter(|lengths| !lengths.is_empty()).map(|lengths| lengths.into_iter().sum())
+        };
+        let gauges = |(task_queue, subscription): (&ObjectRef<TaskQueue>, &Subscription)| Gauges {
+            task_queue: OwnedName::from(task_queue),
+            age: age(&subscription.topology),
+            dead: dead(&subscription.topology),
+        };
+        state.subscriptions.iter().map(gauges).collect()
     }
 
     /// The connection stands: everything is looked at anew.
@@ -202,14 +210,15 @@ impl Shared {
         self.tell(&mut state, now);
     }
 
-    /// Names of the queues to read: all of them, or those only that are growing. Queues that aren't declared yet aren't there to be read.
+    /// Names of the queues to read, dead letter queues too: all of them, or those only that are growing. Queues that aren't declared
+    /// yet aren't there to be read.
     pub(super) fn queues_to_read(&self, growing_only: bool) -> Vec<String> {
         let state = self.state();
         let mut queues: Vec<String> = state
             .subscriptions
             .values()
             .filter(|subscription| subscription.declared != Declared::Due)
-            .flat_map(|subscription| subscription.topology.consumed())
+            .flat_map(|subscription| subscription.topology.all_names())
             .filter(|queue| !state.absent.contains(*queue))
             .filter(|queue| !growing_only || state.readings.get(*queue).is_some_and(Reading::is_growing))
             .map(str::to_owned)
@@ -240,7 +249,7 @@ impl Shared {
         state.absent.insert(queue.to_owned());
         for subscription in state.subscriptions.values_mut() {
             if matches!(subscription.declared, Declared::Done(_))
-                && subscription.topology.consumed().any(|consumed| consumed == queue)
+                && subscription.topology.all_names().any(|name| name == queue)
             {
                 subscription.declared = Declared::Due;
             }
@@ -275,7 +284,7 @@ impl Shared {
     /// Notes how a declaration went, unless something else is wanted by now.
     pub(super) fn declared(&self, due: &Due, declaration: Declaration, again: Instant, now: Instant) {
         let mut state = self.state();
-        for queue in due.topology.consumed() {
+        for queue in due.topology.all_names() {
             state.absent.remove(queue);
         }
         if let Some(subscription) = state.subscriptions.get_mut(&due.task_queue)
@@ -401,9 +410,18 @@ impl State {
 
     fn forget_unused_readings(&mut self) {
         let used: HashSet<&str> =
-            self.subscriptions.values().flat_map(|subscription| subscription.topology.consumed()).collect();
+            self.subscriptions.values().flat_map(|subscription| subscription.topology.all_names()).collect();
         self.readings.retain(|queue, _| used.contains(queue.as_str()));
     }
+}
+
+/// What there is to tell of a TaskQueue at a scrape.
+pub(super) struct Gauges {
+    pub(super) task_queue: OwnedName,
+    /// Age of the oldest reading; absent unless all queues were read on this connection.
+    pub(super) age: Option<Duration>,
+    /// Messages in the dead letter queues; absent if there are none, or not all were read on this connection.
+    pub(super) dead: Option<u64>,
 }
 
 /// Namespace and name of a TaskQueue, for the labels of metrics.

@@ -12,7 +12,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel};
 use serde_json::{Value, json};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::*;
 use crate::plan::autoscaler::Backlog;
@@ -208,10 +208,16 @@ async fn rejected_messages_go_to_the_dead_letter_queue() {
         let got = world.channel.basic_get(short("red"), BasicGetOptions::default()).await.unwrap().unwrap();
         got.reject(BasicRejectOptions { requeue: false }).await.unwrap();
         let deadline = Instant::now() + PATIENCE;
-        while world.channel.basic_get(short("red.dead"), BasicGetOptions::default()).await.unwrap().is_none()
-        {
-            assert!(Instant::now() < deadline, "the message did not arrive");
+        let dead = || {
+            world.hub.refresh_metrics();
+            world.hub.metrics.messages_dead.with_label_values(&["default", "red"]).get()
+        };
+        while dead() < 1.0 {
+            assert!(Instant::now() < deadline, "the message did not arrive, or was not counted");
+            sleep(Duration::from_millis(20)).await;
         }
+        let got = world.channel.basic_get(short("red.dead"), BasicGetOptions::default()).await.unwrap();
+        assert!(got.is_some(), "counted, and not there");
         world.end().await;
     }
 }

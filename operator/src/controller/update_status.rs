@@ -42,6 +42,8 @@ pub(super) async fn update_status(
         decision,
     });
     set_metrics(task_queue, observed, workers, running, decision, context);
+    let namespace = task_queue.namespace().unwrap_or_default();
+    context.metrics.set_conditions(&namespace, &task_queue.name_any(), &stated);
 
     let before = match &memory.status {
         Some((status, _)) => status.clone(),

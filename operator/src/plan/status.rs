@@ -116,10 +116,16 @@ pub const WORKERS_AVAILABLE: &str = "WorkersAvailable";
 /// The autoscaler.
 pub const SCALING_ACTIVE: &str = "ScalingActive";
 
+/// The types of all conditions.
+pub const CONDITIONS: [&str; 5] =
+    [READY, BROKER_REACHABLE, QUEUES_DECLARED, WORKERS_AVAILABLE, SCALING_ACTIVE];
+
 /// The status of a condition that nothing is known about.
 pub const UNKNOWN: &str = "Unknown";
-const TRUE: &str = "True";
-const FALSE: &str = "False";
+/// The status of a condition that holds.
+pub const TRUE: &str = "True";
+/// The status of a condition that doesn't.
+pub const FALSE: &str = "False";
 
 /// What there is to say: the summary first.
 pub fn conditions(facts: &Facts<'_>) -> Vec<Stated> {
