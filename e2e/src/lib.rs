@@ -6,7 +6,7 @@
 //!    ├────── debian, go_tools, images, python    what it is made of: installed or built once, then kept
 //!    ├────── kubernetes                          etcd ... kubelet, CoreDNS
 //!    └────── rabbitmq, redis, prometheus         servers beside it, on the node's address
-//! testing, audit, wait, manifest, http           for tests
+//! testing, soloist, audit, wait, manifest, http  for tests
 //! ```
 //!
 //! Everything of the cluster lives in a network namespace of its own. A test gets in with [`Cluster::attach`]:
@@ -52,6 +52,7 @@ pub mod prometheus;
 pub mod python;
 pub mod rabbitmq;
 pub mod redis;
+pub mod soloist;
 pub mod stage;
 mod state;
 pub mod testing;

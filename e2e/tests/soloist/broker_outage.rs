@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::support::{self, Test};
 use anyhow::{Result, ensure};
+use e2e::soloist::{self, Test};
 use futures_util::future::try_join_all;
 
 #[tokio::test]
@@ -15,7 +15,7 @@ async fn replicas_are_held_while_the_broker_is_away_and_every_task_finishes_afte
         test.task_queue("jobs", scaling).await?;
         test.condition("jobs", "Ready", "True", "Ready").await?;
         let celery = test.celery().await?;
-        let calls = (0..40).map(|_| support::send(&celery, "jobs", "tasks.sleep", (2.0,)));
+        let calls = (0..40).map(|_| soloist::send(&celery, "jobs", "tasks.sleep", (2.0,)));
         let results = try_join_all(calls).await?;
         test.until_replicas("jobs", 4, Duration::from_secs(10)).await?;
 
@@ -32,10 +32,10 @@ async fn replicas_are_held_while_the_broker_is_away_and_every_task_finishes_afte
 
         test.condition("jobs", "BrokerReachable", "True", "Connected").await?;
         for result in &results {
-            support::value(result, Duration::from_secs(120)).await?;
+            soloist::value(result, Duration::from_secs(120)).await?;
         }
         let pods = test.pods("jobs").await?;
-        ensure!(support::restarts(&pods) == 0, "workers were restarted: {:?}", support::names(&pods));
+        ensure!(soloist::restarts(&pods) == 0, "workers were restarted: {:?}", soloist::names(&pods));
         test.until_replicas("jobs", 0, Duration::from_secs(60)).await
     })
     .await

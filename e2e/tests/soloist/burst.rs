@@ -3,9 +3,9 @@
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use crate::support::{self, Test};
 use anyhow::{Result, ensure};
 use e2e::audit::{self, Event};
+use e2e::soloist::{self, Test};
 use e2e::wait;
 use futures_util::future::try_join_all;
 use kube::api::DeleteParams;
@@ -58,11 +58,11 @@ async fn a_burst_of_500_messages_is_50_replicas_in_one_patch_within_2_seconds() 
 async fn burst(test: &Test, name: &str) -> Result<Burst> {
     test.task_queue(name, &format!("{{minReplicas: 0, maxReplicas: {WORKERS}, tasksPerWorker: 10}}")).await?;
     test.condition(name, "Ready", "True", "Ready").await?;
-    test.until_replicas(name, 0, support::START).await?;
+    test.until_replicas(name, 0, soloist::START).await?;
 
     let celery = test.celery().await?;
     let mark = audit::mark()?;
-    let calls = (0..MESSAGES).map(|_| support::send(&celery, name, "tasks.sleep", (0.01,)));
+    let calls = (0..MESSAGES).map(|_| soloist::send(&celery, name, "tasks.sleep", (0.01,)));
     let results = try_join_all(calls).await?;
     let published = Instant::now();
     // Not an error yet: how many there are then is part of what came of it.
@@ -89,7 +89,7 @@ async fn burst(test: &Test, name: &str) -> Result<Burst> {
     )?;
 
     for result in &results {
-        support::value(result, PODS).await?;
+        soloist::value(result, PODS).await?;
     }
     test.task_queues().delete(name, &DeleteParams::default()).await?;
     wait::until(&format!("the workers of {name} to be gone"), PODS, || async {

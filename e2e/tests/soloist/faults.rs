@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::support::{self, Test};
 use anyhow::{Context, Result, ensure};
+use e2e::soloist::{self, Test};
 use e2e::wait;
 use futures_util::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::Pod;
@@ -22,18 +22,18 @@ async fn the_task_of_a_force_deleted_worker_is_finished_by_another() -> Result<(
         test.task_queue("jobs", "{minReplicas: 2, maxReplicas: 2}").await?;
         until_workers(&test, "jobs", 2).await?;
         let celery = test.celery().await?;
-        let result = support::send(&celery, "jobs", "tasks.sleep", (TASK_SECONDS,)).await?;
+        let result = soloist::send(&celery, "jobs", "tasks.sleep", (TASK_SECONDS,)).await?;
         let victim = busy_worker(&test, "jobs").await?;
 
         let pods: Api<Pod> = test.namespace.api();
         pods.delete(&victim, &DeleteParams::default().grace_period(0)).await?;
 
-        let other = wait::until("another worker to run the task", support::START, || async {
+        let other = wait::until("another worker to run the task", soloist::START, || async {
             let busy = busy_worker(&test, "jobs").await?;
             Ok((busy != victim).then_some(busy))
         })
         .await?;
-        support::value(&result, Duration::from_secs(60)).await?;
+        soloist::value(&result, Duration::from_secs(60)).await?;
         println!("{victim} was killed, {other} finished its task");
         Ok(())
     })
@@ -48,7 +48,7 @@ async fn a_worker_that_is_told_to_stop_finishes_its_task_and_exits_with_0() -> R
         test.task_queue("jobs", "{minReplicas: 1, maxReplicas: 1}").await?;
         until_workers(&test, "jobs", 1).await?;
         let celery = test.celery().await?;
-        let result = support::send(&celery, "jobs", "tasks.sleep", (TASK_SECONDS,)).await?;
+        let result = soloist::send(&celery, "jobs", "tasks.sleep", (TASK_SECONDS,)).await?;
         let worker = busy_worker(&test, "jobs").await?;
 
         let pods: Api<Pod> = test.namespace.api();
@@ -59,13 +59,13 @@ async fn a_worker_that_is_told_to_stop_finishes_its_task_and_exits_with_0() -> R
         ensure!(exit == 0, "the worker exited with {exit}");
 
         // The first run's result: had the message come back, another worker would need TASK_SECONDS more.
-        support::value(&result, Duration::from_secs(2)).await?;
-        let successor = wait::until("the worker in its place", support::START, || async {
+        soloist::value(&result, Duration::from_secs(2)).await?;
+        let successor = wait::until("the worker in its place", soloist::START, || async {
             Ok(test
                 .pods("jobs")
                 .await?
                 .into_iter()
-                .find(|pod| pod.name_any() != worker && support::is_ready(pod)))
+                .find(|pod| pod.name_any() != worker && soloist::is_ready(pod)))
         })
         .await?;
         let received = test.worker_metric(&successor, "soloist_task_received_total").await?;
@@ -77,10 +77,10 @@ async fn a_worker_that_is_told_to_stop_finishes_its_task_and_exits_with_0() -> R
 
 /// Waits until as many workers are ready.
 async fn until_workers(test: &Test, name: &str, wanted: usize) -> Result<()> {
-    wait::until(&format!("{wanted} ready workers"), support::START, || async {
+    wait::until(&format!("{wanted} ready workers"), soloist::START, || async {
         let pods = test.pods(name).await?;
-        let ready = pods.iter().filter(|pod| support::is_ready(pod)).count();
-        ensure!(ready == wanted, "{ready} of {:?} are ready", support::names(&pods));
+        let ready = pods.iter().filter(|pod| soloist::is_ready(pod)).count();
+        ensure!(ready == wanted, "{ready} of {:?} are ready", soloist::names(&pods));
         Ok(Some(()))
     })
     .await
@@ -88,7 +88,7 @@ async fn until_workers(test: &Test, name: &str, wanted: usize) -> Result<()> {
 
 /// The worker that says that it is busy.
 async fn busy_worker(test: &Test, name: &str) -> Result<String> {
-    wait::until("a busy worker", support::START, || async {
+    wait::until("a busy worker", soloist::START, || async {
         for pod in test.pods(name).await? {
             if test.worker_metric(&pod, "soloist_worker_busy").await.unwrap_or_default() == 1.0 {
                 return Ok(Some(pod.name_any()));

@@ -4,4 +4,3 @@ mod broker_outage;
 mod burst;
 mod faults;
 mod refusals;
-mod support;

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::support::{self, Test};
 use anyhow::{Context, Result, ensure};
+use e2e::soloist::{self, Test};
 use e2e::wait;
 use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
@@ -34,7 +34,7 @@ async fn min_above_max_is_refused_by_kubectl_apply() -> Result<()> {
 async fn a_missing_secret_is_a_condition_until_it_is_there() -> Result<()> {
     let test = Test::new("missing-secret").await?;
     test.run(DEADLINE, async {
-        let yaml = support::task_queue("jobs", "{maxReplicas: 1}").replace("name: rabbitmq", "name: broker");
+        let yaml = soloist::task_queue("jobs", "{maxReplicas: 1}").replace("name: rabbitmq", "name: broker");
         test.namespace.apply(&yaml).await?;
         let message = test.condition("jobs", "BrokerReachable", "False", "SecretNotFound").await?;
         ensure!(message.contains("broker"), "{message}");
@@ -67,32 +67,32 @@ async fn a_wrong_password_is_a_condition_and_harms_no_other_task_queue() -> Resu
     let test = Test::new("wrong-password").await?;
     test.run(DEADLINE + MOUNTED_SECRET, async {
         test.secret("wrong", &test.broker_url.replace("guest:guest@", "guest:not-the-password@")).await?;
-        let yaml = support::task_queue("locked-out", "{minReplicas: 1, maxReplicas: 1}")
+        let yaml = soloist::task_queue("locked-out", "{minReplicas: 1, maxReplicas: 1}")
             .replace("name: rabbitmq", "name: wrong");
         test.namespace.apply(&yaml).await?;
         let message = test.condition("locked-out", "BrokerReachable", "False", "AuthFailed").await?;
         ensure!(!message.contains("not-the-password"), "the message holds the password: {message}");
 
         // Its worker has begun with the wrong password too.
-        wait::until("the locked-out worker to run", support::START, || async {
-            Ok(test.pods("locked-out").await?.iter().any(support::is_running).then_some(()))
+        wait::until("the locked-out worker to run", soloist::START, || async {
+            Ok(test.pods("locked-out").await?.iter().any(soloist::is_running).then_some(()))
         })
         .await?;
 
         test.task_queue("welcome", "{maxReplicas: 1}").await?;
         test.condition("welcome", "Ready", "True", "Ready").await?;
         let celery = test.celery().await?;
-        let result = support::send(&celery, "welcome", "tasks.add", (2, 2)).await?;
-        ensure!(support::value(&result, support::START).await? == json!(4), "2 + 2 is not 4");
+        let result = soloist::send(&celery, "welcome", "tasks.add", (2, 2)).await?;
+        ensure!(soloist::value(&result, soloist::START).await? == json!(4), "2 + 2 is not 4");
 
         // The right password is noticed without a restart, by the operator and by the worker.
         test.secret("wrong", &test.broker_url).await?;
         test.condition("locked-out", "BrokerReachable", "True", "Connected").await?;
         test.condition("locked-out", "QueuesDeclared", "True", "Declared").await?;
-        let result = support::send(&celery, "locked-out", "tasks.add", (3, 3)).await?;
-        ensure!(support::value(&result, MOUNTED_SECRET).await? == json!(6), "3 + 3 is not 6");
+        let result = soloist::send(&celery, "locked-out", "tasks.add", (3, 3)).await?;
+        ensure!(soloist::value(&result, MOUNTED_SECRET).await? == json!(6), "3 + 3 is not 6");
         let pods = test.pods("locked-out").await?;
-        ensure!(support::restarts(&pods) == 0, "workers were restarted: {:?}", support::names(&pods));
+        ensure!(soloist::restarts(&pods) == 0, "workers were restarted: {:?}", soloist::names(&pods));
         test.condition("locked-out", "Ready", "True", "Ready").await.map(drop)
     })
     .await
@@ -116,9 +116,9 @@ async fn a_queue_with_other_arguments_is_reported_and_left_alone() -> Result<()>
         test.condition("jobs", "Ready", "False", "QueueArgumentMismatch").await?;
 
         // Whether there are workers or not: none crashes over it.
-        support::holds(HOLDS, || async {
+        soloist::holds(HOLDS, || async {
             let pods = test.pods("jobs").await?;
-            ensure!(support::restarts(&pods) == 0, "workers crash: {:?}", support::names(&pods));
+            ensure!(soloist::restarts(&pods) == 0, "workers crash: {:?}", soloist::names(&pods));
             Ok(())
         })
         .await?;
@@ -144,14 +144,14 @@ async fn the_second_task_queue_that_claims_a_queue_is_refused() -> Result<()> {
     test.run(DEADLINE, async {
         test.task_queue("jobs", "{maxReplicas: 1}").await?;
         test.condition("jobs", "Ready", "True", "Ready").await?;
-        let second = support::task_queue("late", "{minReplicas: 1, maxReplicas: 1}")
+        let second = soloist::task_queue("late", "{minReplicas: 1, maxReplicas: 1}")
             .replace("  worker:", "  queues: [{name: jobs}]\n  worker:");
         test.namespace.apply(&second).await?;
         let message = test.condition("late", "QueuesDeclared", "False", "QueueClaimed").await?;
         ensure!(message.contains("jobs") && message.contains(&test.namespace.name), "{message}");
-        support::holds(HOLDS, || async {
+        soloist::holds(HOLDS, || async {
             let pods = test.pods("late").await?;
-            ensure!(pods.is_empty(), "it runs workers all the same: {:?}", support::names(&pods));
+            ensure!(pods.is_empty(), "it runs workers all the same: {:?}", soloist::names(&pods));
             Ok(())
         })
         .await?;

@@ -1,4 +1,5 @@
-//! What the tests of Soloist on a cluster share: a namespace and a virtual host for each test, TaskQueues, and tasks.
+//! What the tests and benchmarks of Soloist on a cluster share: a namespace and a virtual host for each, TaskQueues, and
+//! tasks.
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
@@ -6,9 +7,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use celery_client::{AsyncResult, Celery, Signature};
-use e2e::cluster::Cluster;
-use e2e::testing::{self, TestNamespace};
-use e2e::{http, paths, wait};
 use futures_util::FutureExt;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
@@ -19,25 +17,32 @@ use serde_json::Value;
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::{Instant, sleep};
 
+use crate::cluster::Cluster;
+use crate::testing::{self, TestNamespace};
+use crate::{http, paths, wait};
+
 /// How long a pod may take from the decision to its first task on a busy machine.
-pub(crate) const START: Duration = Duration::from_secs(60);
+pub const START: Duration = Duration::from_secs(60);
 
 /// One test at a time: one of them takes the broker away, another one measures.
 static TURN: Mutex<()> = Mutex::const_new(());
 
 /// A namespace with the Secrets of a broker (a virtual host of its own) and of Redis, and the operator's right to read them.
-pub(crate) struct Test {
-    pub(crate) cluster: Cluster,
-    pub(crate) namespace: TestNamespace,
-    pub(crate) client: kube::Client,
+pub struct Test {
+    /// What it runs on.
+    pub cluster: Cluster,
+    /// Where its objects are.
+    pub namespace: TestNamespace,
+    /// With all rights.
+    pub client: kube::Client,
     /// The virtual host's URL.
-    pub(crate) broker_url: String,
+    pub broker_url: String,
     _turn: MutexGuard<'static, ()>,
 }
 
 impl Test {
     /// Makes all that; `name` is a few lower-case words joined by dashes.
-    pub(crate) async fn new(name: &str) -> Result<Self> {
+    pub async fn new(name: &str) -> Result<Self> {
         let turn = TURN.lock().await;
         let cluster = Cluster::attach()?;
         let client = cluster.client().await?;
@@ -53,7 +58,7 @@ impl Test {
     }
 
     /// Runs the body of the test as [`TestNamespace::run`] does, and deletes the virtual host too, whatever comes of it.
-    pub(crate) async fn run<T>(&self, within: Duration, body: impl Future<Output = Result<T>>) -> Result<T> {
+    pub async fn run<T>(&self, within: Duration, body: impl Future<Output = Result<T>>) -> Result<T> {
         let outcome = AssertUnwindSafe(self.namespace.run(within, body)).catch_unwind().await;
         let deleted = self.cluster.rabbitmq.delete_vhost(&self.namespace.name).await;
         match outcome {
@@ -67,7 +72,7 @@ impl Test {
     }
 
     /// Makes or changes a Secret that holds a URI.
-    pub(crate) async fn secret(&self, name: &str, uri: &str) -> Result<()> {
+    pub async fn secret(&self, name: &str, uri: &str) -> Result<()> {
         let yaml = format!(
             "{{apiVersion: v1, kind: Secret, metadata: {{name: {name}}}, stringData: {{uri: '{uri}'}}}}"
         );
@@ -75,24 +80,18 @@ impl Test {
     }
 
     /// Applies a TaskQueue of the stock worker; `scaling` is YAML in flow style.
-    pub(crate) async fn task_queue(&self, name: &str, scaling: &str) -> Result<()> {
+    pub async fn task_queue(&self, name: &str, scaling: &str) -> Result<()> {
         self.namespace.apply(&task_queue(name, scaling)).await.map(drop)
     }
 
     /// The TaskQueues of the namespace.
-    pub(crate) fn task_queues(&self) -> Api<DynamicObject> {
+    pub fn task_queues(&self) -> Api<DynamicObject> {
         let kind = GroupVersionKind::gvk("soloist.dev", "v1alpha1", "TaskQueue");
         Api::namespaced_with(self.client.clone(), &self.namespace.name, &ApiResource::from_gvk(&kind))
     }
 
     /// Waits until a condition of a TaskQueue has this status and reason, and gives back its message.
-    pub(crate) async fn condition(
-        &self,
-        name: &str,
-        kind: &str,
-        status: &str,
-        reason: &str,
-    ) -> Result<String> {
+    pub async fn condition(&self, name: &str, kind: &str, status: &str, reason: &str) -> Result<String> {
         let task_queues = self.task_queues();
         wait::until(&format!("{name} to be {kind}={status} because of {reason}"), START, || async {
             let task_queue = task_queues.get(name).await?;
@@ -105,18 +104,18 @@ impl Test {
     }
 
     /// The Deployment of a TaskQueue's workers.
-    pub(crate) async fn deployment(&self, name: &str) -> Result<Deployment> {
+    pub async fn deployment(&self, name: &str) -> Result<Deployment> {
         let deployments: Api<Deployment> = self.namespace.api();
         Ok(deployments.get(&format!("{name}-worker")).await?)
     }
 
     /// The number of workers that the Deployment is told to have.
-    pub(crate) async fn replicas(&self, name: &str) -> Result<i32> {
+    pub async fn replicas(&self, name: &str) -> Result<i32> {
         self.deployment(name).await?.spec.and_then(|spec| spec.replicas).context("no replicas")
     }
 
     /// Waits until that number is `wanted`.
-    pub(crate) async fn until_replicas(&self, name: &str, wanted: i32, within: Duration) -> Result<()> {
+    pub async fn until_replicas(&self, name: &str, wanted: i32, within: Duration) -> Result<()> {
         wait::until(&format!("{name} to have {wanted} replicas"), within, || async {
             let now = self.replicas(name).await?;
             anyhow::ensure!(now == wanted, "it has {now}");
@@ -126,14 +125,14 @@ impl Test {
     }
 
     /// The worker pods of a TaskQueue.
-    pub(crate) async fn pods(&self, name: &str) -> Result<Vec<Pod>> {
+    pub async fn pods(&self, name: &str) -> Result<Vec<Pod>> {
         let pods: Api<Pod> = self.namespace.api();
         let mine = ListParams::default().labels(&format!("soloist.dev/task-queue={name}"));
         Ok(pods.list(&mine).await?.items)
     }
 
     /// The sum of a metric over its labels, as a worker tells it.
-    pub(crate) async fn worker_metric(&self, pod: &Pod, metric: &str) -> Result<f64> {
+    pub async fn worker_metric(&self, pod: &Pod, metric: &str) -> Result<f64> {
         let address =
             pod.status.as_ref().and_then(|status| status.pod_ip.as_ref()).context("no address yet")?;
         let text = http::get(&format!("http://{address}:8080/metrics")).await?;
@@ -145,14 +144,14 @@ impl Test {
     }
 
     /// A Celery client on the test's virtual host, with results in Redis. Queues are the operator's to make.
-    pub(crate) async fn celery(&self) -> Result<Celery> {
+    pub async fn celery(&self) -> Result<Celery> {
         let celery = Celery::builder(self.broker_url.parse()?).results(self.cluster.redis.url().parse()?);
         Ok(celery.create_missing_queues(false).connect().await?)
     }
 }
 
 /// Sends a task to a queue.
-pub(crate) async fn send(
+pub async fn send(
     celery: &Celery,
     queue: &str,
     task: &str,
@@ -162,7 +161,7 @@ pub(crate) async fn send(
 }
 
 /// YAML of a TaskQueue of the stock worker.
-pub(crate) fn task_queue(name: &str, scaling: &str) -> String {
+pub fn task_queue(name: &str, scaling: &str) -> String {
     format!(
         r"
 apiVersion: soloist.dev/v1alpha1
@@ -181,18 +180,18 @@ spec:
 }
 
 /// A condition of a TaskQueue, if it has it.
-pub(crate) fn condition<'a>(task_queue: &'a DynamicObject, kind: &str) -> Option<&'a Value> {
+pub fn condition<'a>(task_queue: &'a DynamicObject, kind: &str) -> Option<&'a Value> {
     task_queue.data["status"]["conditions"].as_array()?.iter().find(|condition| condition["type"] == kind)
 }
 
 /// Whether a pod's worker is ready for tasks.
-pub(crate) fn is_ready(pod: &Pod) -> bool {
+pub fn is_ready(pod: &Pod) -> bool {
     let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
     conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 /// Whether a pod's containers have started, ready or not.
-pub(crate) fn is_running(pod: &Pod) -> bool {
+pub fn is_running(pod: &Pod) -> bool {
     let statuses = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
     statuses
         .into_iter()
@@ -200,13 +199,13 @@ pub(crate) fn is_running(pod: &Pod) -> bool {
 }
 
 /// How often the containers of these pods were started again.
-pub(crate) fn restarts(pods: &[Pod]) -> i32 {
+pub fn restarts(pods: &[Pod]) -> i32 {
     let statuses = pods.iter().filter_map(|pod| pod.status.as_ref()?.container_statuses.as_ref());
     statuses.flatten().map(|container| container.restart_count).sum()
 }
 
 /// Looks again and again for as long as `how_long`, and fails as soon as `check` does.
-pub(crate) async fn holds<Checking>(how_long: Duration, check: impl Fn() -> Checking) -> Result<()>
+pub async fn holds<Checking>(how_long: Duration, check: impl Fn() -> Checking) -> Result<()>
 where
     Checking: Future<Output = Result<()>>,
 {
@@ -221,11 +220,11 @@ where
 }
 
 /// The names of pods, for messages.
-pub(crate) fn names(pods: &[Pod]) -> Vec<String> {
+pub fn names(pods: &[Pod]) -> Vec<String> {
     pods.iter().map(ResourceExt::name_any).collect()
 }
 
 /// The value of a task, or its error.
-pub(crate) async fn value(result: &AsyncResult, within: Duration) -> Result<Value> {
+pub async fn value(result: &AsyncResult, within: Duration) -> Result<Value> {
     Ok(result.get(within).await?)
 }
