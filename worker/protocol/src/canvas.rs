@@ -13,10 +13,12 @@
 //! ```
 
 mod abandoned;
+mod each;
 mod kind;
 mod plan;
 
 pub use abandoned::{Abandoned, abandoned, errbacks};
+pub use each::change_calls;
 pub use plan::{CanvasError, ChordStart, Plan, plan};
 
 use crate::{Map, Signature};

@@ -20,6 +20,7 @@ pub mod control;
 pub mod date;
 pub mod event;
 pub mod exception;
+mod glob;
 pub mod json;
 pub mod message;
 pub mod repr;
@@ -29,6 +30,7 @@ pub mod signature;
 
 pub use arguments::Arguments;
 pub use exception::Exception;
+pub use glob::Glob;
 pub use message::{Message, Properties};
 pub use request::{DecodeError, Embed, Request, TimeLimit};
 pub use result::{State, TaskMeta};
