@@ -18,6 +18,7 @@ pub mod canvas;
 pub mod content;
 pub mod control;
 pub mod date;
+pub mod delay;
 pub mod event;
 pub mod exception;
 mod glob;

@@ -3,8 +3,10 @@
 mod decode;
 mod encode;
 mod error;
+mod retry;
 
 pub use error::{DecodeError, Malformed};
+pub use retry::without_delivery_history;
 
 use crate::{Arguments, Map, Signature};
 use jiff::Timestamp;
