@@ -107,7 +107,7 @@ fn is_transient(error: &SendError) -> bool {
     match error {
         SendError::Publish(PublishError::Connect(_)) => true,
         SendError::Publish(error) => error.is_worth_a_retry(),
-        SendError::Arguments { .. } | SendError::Signature(_) => false,
+        _ => false,
     }
 }
 
