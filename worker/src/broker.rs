@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 pub(crate) use self::{
     link::{Link, Linked, Prepare},
-    session::{Incoming, Session, SessionOptions},
+    session::{Arrival, Incoming, Session, SessionOptions},
 };
 
 /// Longest wait for the broker to answer a request. A broker under load answers in milliseconds; one that takes longer

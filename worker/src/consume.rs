@@ -2,13 +2,13 @@
 
 use std::{collections::VecDeque, future::Future, pin::Pin, sync::Arc, time::Duration};
 
-use lapin::{Acker, message::Delivery};
+use lapin::Acker;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{info, warn};
 
 use crate::{
     backoff::{self, Backoff},
-    broker::{Incoming, Session, SessionOptions},
+    broker::{Arrival, Incoming, Session, SessionOptions},
     queues::Queues,
     stop::Urgency,
     task::{CancelHandle, Cancellation},
@@ -79,7 +79,7 @@ struct InHand<'a> {
 }
 
 impl<'a> InHand<'a> {
-    fn begin(work: &'a Work, delivery: Box<Delivery>) -> Self {
+    fn begin(work: &'a Work, delivery: Box<Arrival>) -> Self {
         let cancel = Arc::new(CancelHandle::new());
         let acker = delivery.acker.clone();
         let handle = Arc::clone(&cancel);
@@ -172,7 +172,7 @@ async fn serve(work: &Work, session: &mut Session, queues: &Queues) -> Ended {
 }
 
 /// Stops consuming, and gives back what isn't being worked on.
-async fn release(session: &mut Session, waiting: &mut VecDeque<Box<Delivery>>) {
+async fn release(session: &mut Session, waiting: &mut VecDeque<Box<Arrival>>) {
     session.cancel_all().await;
     while let Some(incoming) = session.try_next() {
         if let Incoming::Delivery(delivery) = incoming {

@@ -3,18 +3,17 @@
 use std::{sync::Arc, time::Duration};
 
 use celery_client::{amqp, results::ReplyAddress};
-use celery_protocol::{Request, event::EventKind};
+use celery_protocol::{Request, delay, event::EventKind};
 use jiff::Timestamp;
 use lapin::{
     Acker,
-    message::Delivery,
     options::{BasicAckOptions, BasicNackOptions, BasicRejectOptions},
 };
 use tokio::time::{Instant, sleep};
 use tracing::{debug, error, info, info_span, warn};
 
 use crate::{
-    broker::{answer, decode, salvage},
+    broker::{Arrival, answer, decode, salvage},
     canvas::{Canvas, Ending, Home},
     done::Done,
     events::{Activity, Events},
@@ -55,7 +54,7 @@ impl Work {
     ///
     /// # Cancel safety
     /// Dropping the future leaves the message unacknowledged; a task that was begun runs on, its result is discarded.
-    pub(crate) async fn process(&self, delivery: &Delivery, cancel: &CancelHandle) {
+    pub(crate) async fn process(&self, delivery: &Arrival, cancel: &CancelHandle) {
         let is_revoked = |request: &Request| self.revoked.contains(request);
         let admitted = match admit(decode(delivery), &self.registry, is_revoked, Timestamp::now()) {
             Ok(admitted) => admitted,
@@ -112,13 +111,7 @@ impl Work {
         }
     }
 
-    async fn run(
-        &self,
-        delivery: &Delivery,
-        admitted: &Admitted,
-        tracking: &Tracking,
-        cancel: &CancelHandle,
-    ) {
+    async fn run(&self, delivery: &Arrival, admitted: &Admitted, tracking: &Tracking, cancel: &CancelHandle) {
         let request = &admitted.request;
         tracking.begin(Timestamp::now());
         self.limits.begin(&request.task, Instant::now());
@@ -164,7 +157,7 @@ impl Work {
     /// Sends what follows a task that succeeded. If that can't be done, the task has failed.
     async fn advance(
         &self,
-        delivery: &Delivery,
+        delivery: &Arrival,
         admitted: &Admitted,
         mut settlement: Settlement,
     ) -> Settlement {
@@ -182,7 +175,7 @@ impl Work {
     }
 
     /// Carries out what was decided: store, tell the chord and the rest of the chain, acknowledge, tell monitors. False if the broker can't be told.
-    async fn conclude(&self, delivery: &Delivery, settlement: Settlement, runtime: Option<Duration>) -> bool {
+    async fn conclude(&self, delivery: &Arrival, settlement: Settlement, runtime: Option<Duration>) -> bool {
         if let Some(meta) = &settlement.store {
             let properties = amqp::properties(&delivery.properties);
             let reply = ReplyAddress {
@@ -227,15 +220,21 @@ enum Waited {
     Stopping,
 }
 
-fn home(delivery: &Delivery) -> Home {
+fn home(delivery: &Arrival) -> Home {
+    let (exchange, routing_key) = match delivery.exchange.as_str() {
+        // The key is the delay's; what it was sent with before is lost.
+        exchange if delay::is_delay_exchange(exchange) => ("", &*delivery.queue),
+        exchange => (exchange, delivery.routing_key.as_str()),
+    };
     Home {
-        exchange: delivery.exchange.to_string(),
-        routing_key: delivery.routing_key.to_string(),
+        queue: Arc::clone(&delivery.queue),
+        exchange: exchange.to_owned(),
+        routing_key: routing_key.to_owned(),
         is_redelivered: delivery.redelivered,
     }
 }
 
-fn delivery_info(delivery: &Delivery, request: &Request) -> DeliveryInfo {
+fn delivery_info(delivery: &Arrival, request: &Request) -> DeliveryInfo {
     DeliveryInfo {
         exchange: delivery.exchange.to_string(),
         routing_key: delivery.routing_key.to_string(),
@@ -245,7 +244,7 @@ fn delivery_info(delivery: &Delivery, request: &Request) -> DeliveryInfo {
 }
 
 /// Tells the broker what became of a message; false if it can't be told.
-async fn acknowledge(delivery: &Delivery, disposition: Disposition) -> bool {
+async fn acknowledge(delivery: &Arrival, disposition: Disposition) -> bool {
     let told = match disposition {
         Disposition::Ack => answer("acknowledge", delivery.acker.ack(BasicAckOptions::default())).await,
         Disposition::Reject => {

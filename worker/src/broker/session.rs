@@ -1,6 +1,6 @@
 //! One connection that tasks come in on: consumers, deliveries, acknowledgements.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, ops::Deref, sync::Arc, time::Duration};
 
 use celery_client::{BrokerAddress, amqp::short, connect, queue};
 use futures_util::{StreamExt, future::join_all};
@@ -39,11 +39,26 @@ pub(crate) struct SessionOptions {
     pub(crate) create_missing_queues: bool,
 }
 
+/// A message, and the queue that it came out of.
+#[derive(Debug)]
+pub(crate) struct Arrival {
+    delivery: Delivery,
+    pub(crate) queue: Arc<str>,
+}
+
+impl Deref for Arrival {
+    type Target = Delivery;
+
+    fn deref(&self) -> &Delivery {
+        &self.delivery
+    }
+}
+
 /// What comes in on a session.
 #[derive(Debug)]
 pub(crate) enum Incoming {
     /// A message.
-    Delivery(Box<Delivery>),
+    Delivery(Box<Arrival>),
     /// A queue is consumed from now. The first of its messages, if there are any, follow at once.
     Consuming,
     /// The connection or its channel has failed: nothing follows, and what isn't acknowledged is delivered again.
@@ -268,7 +283,8 @@ impl Feed {
 
     fn deliver(&self, delivery: Delivery) {
         // If the session is gone, so is its channel: the broker takes the message back.
-        let _ = self.sender.send(Incoming::Delivery(Box::new(delivery)));
+        let queue = self.queue.name.as_str().into();
+        let _ = self.sender.send(Incoming::Delivery(Box::new(Arrival { delivery, queue })));
     }
 }
 

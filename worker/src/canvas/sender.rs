@@ -15,6 +15,8 @@ use crate::{
 /// Where the tasks of this worker come from, as seen from one of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Home {
+    /// Queue that the message came out of.
+    pub(crate) queue: Arc<str>,
     /// Exchange that the message came over.
     pub(crate) exchange: String,
     /// Routing key that it came with: its queue, if there was no exchange.
@@ -126,7 +128,12 @@ mod tests {
     }
 
     fn home(exchange: &str) -> Home {
-        Home { exchange: exchange.to_owned(), routing_key: "red".to_owned(), is_redelivered: false }
+        Home {
+            queue: "red".into(),
+            exchange: exchange.to_owned(),
+            routing_key: "red".to_owned(),
+            is_redelivered: false,
+        }
     }
 
     #[test]

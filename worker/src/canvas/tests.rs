@@ -14,7 +14,12 @@ fn request(embed: Embed) -> Arc<Request> {
 }
 
 fn home() -> Home {
-    Home { exchange: String::new(), routing_key: "red".to_owned(), is_redelivered: false }
+    Home {
+        queue: "red".into(),
+        exchange: String::new(),
+        routing_key: "red".to_owned(),
+        is_redelivered: false,
+    }
 }
 
 fn success() -> Ending {
