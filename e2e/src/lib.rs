@@ -6,7 +6,7 @@
 //!    ├────── debian, go_tools, images, python    what it is made of: installed or built once, then kept
 //!    ├────── kubernetes                          etcd ... kubelet, CoreDNS
 //!    └────── rabbitmq, redis, prometheus         servers beside it, on the node's address
-//! testing, soloist, audit, wait, manifest, http  for tests
+//! testing, soloist, audit, replicas, wait, ...   for tests and benchmarks
 //! ```
 //!
 //! Everything of the cluster lives in a network namespace of its own. A test gets in with [`Cluster::attach`]:
@@ -31,6 +31,7 @@
 
 mod archive;
 pub mod audit;
+pub mod benchmark;
 mod certificates;
 mod cgroups;
 pub mod chart;
@@ -52,6 +53,7 @@ pub mod prometheus;
 pub mod python;
 pub mod rabbitmq;
 pub mod redis;
+pub mod replicas;
 pub mod soloist;
 pub mod stage;
 mod state;

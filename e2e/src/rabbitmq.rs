@@ -79,6 +79,15 @@ impl Rabbit {
         http::send("DELETE", &url, self.user(), "").await.map(drop)
     }
 
+    /// Takes all messages that wait out of a queue.
+    ///
+    /// # Errors
+    /// If the management API refuses it.
+    pub async fn purge(&self, vhost: &str, queue: &str) -> Result<()> {
+        let url = format!("{}/api/queues/{vhost}/{queue}/contents", self.management_url);
+        http::send("DELETE", &url, self.user(), "").await.map(drop)
+    }
+
     /// Starts it, if it isn't running, and waits until it takes connections. It has what it had before.
     ///
     /// # Errors

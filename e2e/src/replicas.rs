@@ -1,40 +1,47 @@
-//! Notices the moment at which a Deployment is told to have workers.
+//! Notices every change of the number of workers that Deployments are told to have, and when it came.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::{Context, Result};
 use futures_util::{StreamExt, TryStreamExt};
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, ResourceExt};
 use tokio::task::JoinHandle;
 
-use crate::stage::NAMESPACE;
-
 /// The label that tells which TaskQueue an object belongs to.
 const TASK_QUEUE: &str = "soloist.dev/task-queue";
 
-/// A watch on the Deployments of the demo.
-pub(crate) struct Watch {
-    first: Arc<Mutex<BTreeMap<String, f64>>>,
+/// One change.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// The TaskQueue that the Deployment belongs to.
+    pub task_queue: String,
+    /// How many workers it is to have now.
+    pub replicas: i32,
+    /// When it was seen, in Unix seconds.
+    pub at: f64,
+}
+
+/// A watch on the Deployments of a namespace.
+pub struct Replicas {
+    changes: Arc<Mutex<Vec<Change>>>,
     task: JoinHandle<()>,
 }
 
-impl Watch {
+impl Replicas {
     /// Starts to watch, in the background.
-    pub(crate) fn start(client: kube::Client) -> Self {
-        let first = Arc::new(Mutex::new(BTreeMap::new()));
-        let seen = first.clone();
+    pub fn watch(client: kube::Client, namespace: &str) -> Self {
+        let changes = Arc::new(Mutex::new(Vec::new()));
+        let seen = changes.clone();
+        let deployments: Api<Deployment> = Api::namespaced(client, namespace);
         let task = tokio::spawn(async move {
-            let deployments: Api<Deployment> = Api::namespaced(client, NAMESPACE);
-            let mut changes = watcher(deployments, watcher::Config::default())
+            let mut deployments = watcher(deployments, watcher::Config::default())
                 .default_backoff()
                 .applied_objects()
                 .into_stream()
                 .boxed();
             loop {
-                match changes.try_next().await {
+                match deployments.try_next().await {
                     Ok(Some(deployment)) => note(&seen, &deployment),
                     Ok(None) => return,
                     // The watcher goes on by itself after an error.
@@ -42,33 +49,34 @@ impl Watch {
                 }
             }
         });
-        Self { first, task }
+        Self { changes, task }
     }
 
-    /// Seconds from `since` (Unix time) to the moment at which the last of `queues` was first scaled out.
-    pub(crate) fn first_scale_out(&self, queues: &[&str], since: f64) -> Result<f64> {
-        let first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut longest = 0.0_f64;
-        for queue in queues {
-            let at = first.get(*queue).with_context(|| format!("{queue} was never scaled out"))?;
-            longest = longest.max(at - since);
-        }
-        Ok(longest)
+    /// The changes of a TaskQueue's workers that were seen from `since` on (Unix seconds).
+    pub fn changes(&self, task_queue: &str, since: f64) -> Vec<Change> {
+        let changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        let wanted = |change: &&Change| change.task_queue == task_queue && change.at >= since;
+        changes.iter().filter(wanted).cloned().collect()
     }
 }
 
-impl Drop for Watch {
+impl Drop for Replicas {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-fn note(seen: &Mutex<BTreeMap<String, f64>>, deployment: &Deployment) {
+fn note(changes: &Mutex<Vec<Change>>, deployment: &Deployment) {
     let replicas = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or_default();
-    if let Some(queue) = deployment.labels().get(TASK_QUEUE)
-        && replicas > 0
-    {
-        let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.entry(queue.clone()).or_insert_with(crate::unix_now);
+    let Some(task_queue) = deployment.labels().get(TASK_QUEUE) else { return };
+    let mut changes = changes.lock().unwrap_or_else(PoisonError::into_inner);
+    let before = changes.iter().rev().find(|change| &change.task_queue == task_queue);
+    if before.is_none_or(|before| before.replicas != replicas) {
+        changes.push(Change { task_queue: task_queue.clone(), replicas, at: unix_now() });
     }
+}
+
+/// The time, in Unix seconds.
+pub fn unix_now() -> f64 {
+    jiff::Timestamp::now().as_millisecond() as f64 / 1000.0
 }

@@ -131,22 +131,36 @@ impl Test {
         Ok(pods.list(&mine).await?.items)
     }
 
-    /// The sum of a metric over its labels, as a worker tells it.
-    pub async fn worker_metric(&self, pod: &Pod, metric: &str) -> Result<f64> {
-        let address =
-            pod.status.as_ref().and_then(|status| status.pod_ip.as_ref()).context("no address yet")?;
-        let text = http::get(&format!("http://{address}:8080/metrics")).await?;
-        let values = text.lines().filter_map(|line| {
-            let (series, value) = line.rsplit_once(' ')?;
-            (series.split('{').next() == Some(metric)).then(|| value.parse::<f64>())
-        });
-        values.sum::<Result<f64, _>>().with_context(|| format!("read {metric} of {}", pod.name_any()))
-    }
-
     /// A Celery client on the test's virtual host, with results in Redis. Queues are the operator's to make.
     pub async fn celery(&self) -> Result<Celery> {
         let celery = Celery::builder(self.broker_url.parse()?).results(self.cluster.redis.url().parse()?);
         Ok(celery.create_missing_queues(false).connect().await?)
+    }
+}
+
+/// What a pod of Soloist's tells Prometheus at one moment.
+pub struct Scrape(String);
+
+impl Scrape {
+    /// Asks an operator's or worker's pod.
+    pub async fn of(pod: &Pod) -> Result<Self> {
+        let address =
+            pod.status.as_ref().and_then(|status| status.pod_ip.as_ref()).context("no address yet")?;
+        Ok(Self(http::get(&format!("http://{address}:8080/metrics")).await?))
+    }
+
+    /// The values of a metric, one for each of its labels.
+    pub fn values(&self, metric: &str) -> Vec<f64> {
+        let value = |line: &str| {
+            let (series, value) = line.rsplit_once(' ')?;
+            (series.split('{').next() == Some(metric)).then(|| value.parse().ok()).flatten()
+        };
+        self.0.lines().filter_map(value).collect()
+    }
+
+    /// Their sum.
+    pub fn sum(&self, metric: &str) -> f64 {
+        self.values(metric).iter().sum()
     }
 }
 

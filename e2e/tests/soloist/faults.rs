@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use e2e::soloist::{self, Test};
+use e2e::soloist::{self, Scrape, Test};
 use e2e::wait;
 use futures_util::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::Pod;
@@ -68,7 +68,7 @@ async fn a_worker_that_is_told_to_stop_finishes_its_task_and_exits_with_0() -> R
                 .find(|pod| pod.name_any() != worker && soloist::is_ready(pod)))
         })
         .await?;
-        let received = test.worker_metric(&successor, "soloist_task_received_total").await?;
+        let received = Scrape::of(&successor).await?.sum("soloist_task_received_total");
         ensure!(received == 0.0, "{} received the task again", successor.name_any());
         Ok(())
     })
@@ -90,7 +90,7 @@ async fn until_workers(test: &Test, name: &str, wanted: usize) -> Result<()> {
 async fn busy_worker(test: &Test, name: &str) -> Result<String> {
     wait::until("a busy worker", soloist::START, || async {
         for pod in test.pods(name).await? {
-            if test.worker_metric(&pod, "soloist_worker_busy").await.unwrap_or_default() == 1.0 {
+            if Scrape::of(&pod).await.is_ok_and(|scrape| scrape.sum("soloist_worker_busy") == 1.0) {
                 return Ok(Some(pod.name_any()));
             }
         }

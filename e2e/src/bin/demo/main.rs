@@ -9,7 +9,6 @@ mod load;
 mod plot;
 mod series;
 mod stage;
-mod watch;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -19,6 +18,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, ensure};
 use clap::Parser;
 use e2e::cluster::Cluster;
+use e2e::replicas::{Replicas, unix_now};
 use e2e::stage::Stage;
 use e2e::{interrupt, paths, progress::Progress, testing};
 use serde::Serialize;
@@ -27,7 +27,6 @@ use crate::live::{Live, READY, REPLICAS, RUNNING, by_queue};
 use crate::load::Load;
 use crate::plot::Curve;
 use crate::series::Prometheus;
-use crate::watch::Watch;
 
 /// Shows Soloist at work: installs it on a real Kubernetes cluster, lets real Celery post Fibonacci tasks to three
 /// queues, shows the workers come and go, and checks every result.
@@ -117,7 +116,7 @@ async fn play(cluster: &Cluster, progress: &Progress, load: &Load, picture: &Pat
     stage::apply(cluster, progress).await?;
     let tasks = load.tasks;
     let prometheus = Prometheus::new(&cluster.prometheus.url());
-    let watch = Watch::start(cluster.client().await?);
+    let replicas = Replicas::watch(cluster.client().await?, stage::NAMESPACE);
     let started = Instant::now();
     let start = unix_now();
 
@@ -157,7 +156,7 @@ async fn play(cluster: &Cluster, progress: &Progress, load: &Load, picture: &Pat
         let peak = peaks.get(queue).copied().unwrap_or_default();
         ensure!(peak >= 2, "no scale-out was seen in Prometheus for {queue}: at most {peak} workers");
     }
-    let burst_to_patch = watch.first_scale_out(&QUEUES, published.first)?;
+    let burst_to_patch = first_scale_out(&replicas, published.first)?;
     Ok(Outcome {
         demo: "ok",
         tasks,
@@ -211,8 +210,15 @@ async fn peak_replicas(prometheus: &Prometheus, start: f64, end: f64) -> Result<
     Ok(replicas.into_iter().map(|(queue, samples)| (queue, peak(samples))).collect())
 }
 
-fn unix_now() -> f64 {
-    jiff::Timestamp::now().as_millisecond() as f64 / 1000.0
+/// Seconds from `since` to the moment at which the last of the Deployments was first told to have workers.
+fn first_scale_out(replicas: &Replicas, since: f64) -> Result<f64> {
+    let mut longest = 0.0_f64;
+    for queue in QUEUES {
+        let changes = replicas.changes(queue, since);
+        let first = changes.iter().find(|change| change.replicas > 0);
+        longest = longest.max(first.with_context(|| format!("{queue} was never scaled out"))?.at - since);
+    }
+    Ok(longest)
 }
 
 fn rounded(seconds: f64) -> f64 {
