@@ -14,7 +14,8 @@
 //! - More workers come at once and in one step; workers that are still starting count.
 //! - Fewer only if every queue was read just now, every worker said what it runs, and the workers are attached to the broker. What is
 //!   not known is never zero.
-//! - Fewer only down to the greatest number wanted within the window, and once in a window at most.
+//! - Fewer only down to the greatest number wanted within the window, and once in a window at most. A new history has a full window
+//!   before it.
 //! - Nothing goes to zero while a task waits or runs.
 //!
 //! Which workers go, and that none of them is interrupted, is not decided here: the number speaks of workers that take tasks.
@@ -109,11 +110,14 @@ pub fn decide(
     policy: &Policy,
     now: Instant,
 ) -> (Decision, History) {
+    // Whoever decided before had a reason for the number that there is.
+    let begins = history.certain_at.is_none();
     history.learn(observation, now);
     let terms = weigh(observation, &history, policy, now);
     let window = policy.stabilization.unwrap_or_else(|| hold::window(&terms));
     let held = policy.bounded(observation.workers.asked_for.into());
-    let wanted = if history.is_long_in_doubt(now) { terms.wanted.max(held.into()) } else { terms.wanted };
+    let unsure = begins || history.is_long_in_doubt(now);
+    let wanted = if unsure { terms.wanted.max(held.into()) } else { terms.wanted };
     history.wanted.record(now, wanted, held.into(), window);
     let wanted_within_window = history.wanted.greatest(now, window);
     let terms = Terms { wanted_within_window, window_seconds: window.as_secs_f64(), ..terms };
@@ -158,8 +162,10 @@ fn weigh(observation: &Observation, history: &History, policy: &Policy, now: Ins
             let expected = (terms.arrival_rate * answer_seconds + spare).ceil();
             let useful_workers = whole(in_system.saturating_add(expected as u64));
             let wanted = load_workers.max(backlog_workers).min(useful_workers);
-            // A task that waits or runs keeps one worker, so that nothing goes to zero under it.
-            let wanted = wanted.max(u32::from(in_system > 0));
+            // A task that waits needs a worker. One that runs keeps the last one, so that nothing goes to zero under it.
+            let keeps =
+                ready.is_some_and(|ready| ready > 0) || (running > 0 && observation.workers.asked_for > 0);
+            let wanted = wanted.max(u32::from(keeps));
             Terms { load_workers, backlog_workers, useful_workers, wanted, ..terms }
         }
     }

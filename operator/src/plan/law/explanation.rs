@@ -88,7 +88,7 @@ impl fmt::Display for Reason {
     }
 }
 
-/// Every quantity that led to a decision.
+/// Every quantity that led to a decision. In a [`Decision`] averages are rounded to two digits.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Terms {
@@ -135,8 +135,29 @@ pub struct Decision {
     pub terms: Terms,
 }
 
+impl Terms {
+    /// The same with two digits each, as they are told: what moves less than that is not worth telling.
+    fn rounded(self) -> Self {
+        Self {
+            oldest_wait_seconds: two_digits(self.oldest_wait_seconds),
+            arrival_rate: two_digits(self.arrival_rate),
+            service_seconds: two_digits(self.service_seconds),
+            startup_seconds: two_digits(self.startup_seconds),
+            offered_load: two_digits(self.offered_load),
+            window_seconds: two_digits(self.window_seconds),
+            ..self
+        }
+    }
+}
+
+fn two_digits(number: f64) -> f64 {
+    // By way of the text, as the quotient of two rounded numbers has more digits again.
+    format!("{number:.1e}").parse().unwrap_or(number)
+}
+
 impl Decision {
     pub(super) fn new(replicas: u16, reason: Reason, terms: Terms, policy: &Policy) -> Self {
+        let terms = terms.rounded();
         Self { replicas, reason, sentence: sentence(replicas, reason, &terms, policy), terms }
     }
 }
@@ -151,11 +172,11 @@ fn need(terms: &Terms, policy: &Policy) -> String {
             if terms.backlog_workers > 0 && terms.backlog_workers >= terms.load_workers =>
         {
             format!(
-                "{ready} ready to start within {wait} s, at {service_seconds:.1} s a task and {startup_seconds:.0} s to start a worker"
+                "{ready} ready to start within {wait} s, at {service_seconds} s a task and {startup_seconds} s to start a worker"
             )
         }
         Goal::MaxWaitSeconds(wait) => format!(
-            "{arrival_rate:.2} tasks a second of {service_seconds:.1} s keep {offered_load:.1} workers busy, to wait at most {wait} s"
+            "{arrival_rate} tasks a second of {service_seconds} s keep {offered_load} workers busy, to wait at most {wait} s"
         ),
     }
 }
@@ -171,7 +192,7 @@ fn sentence(replicas: u16, reason: Reason, terms: &Terms, policy: &Policy) -> St
         Reason::Ceiling => format!("{replicas}: {wanted} wanted, capped by the maximum {max}; {need}"),
         Reason::Steady => format!("{replicas}: kept, {wanted} wanted; {need}"),
         Reason::Stabilizing => format!(
-            "{replicas}: kept, {wanted} wanted, but {wanted_within_window} within the last {window_seconds:.0} s; {need}"
+            "{replicas}: kept, {wanted} wanted, but {wanted_within_window} within the last {window_seconds} s; {need}"
         ),
         Reason::BacklogUnknown => format!("{replicas}: held, the backlog is not known"),
         Reason::WorkersSilent => format!("{replicas}: held, some workers do not say what they run"),

@@ -38,7 +38,7 @@ pub struct Policy {
 
 impl Policy {
     /// `replicas` within the bounds; where they contradict each other, `max` counts.
-    pub(super) fn bounded(&self, replicas: u32) -> u16 {
+    pub fn bounded(&self, replicas: u32) -> u16 {
         let bounded = replicas.max(self.min.into()).min(self.max.into());
         u16::try_from(bounded).unwrap_or(self.max)
     }

@@ -40,8 +40,8 @@ pub(super) struct Waiting {
 /// Learns the arrival rate, and when the waiting messages arrived.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Arrivals {
-    /// What waited, ran and was finished, in sum, at the previous reading.
-    previous: Option<(Instant, f64)>,
+    /// What waited and ran, in sum, and what was finished, at the previous reading.
+    previous: Option<(Instant, f64, u64)>,
     /// Below zero while more arrivals were counted than came: the parts of a reading are not all of the same instant.
     carry: f64,
     averages: [Average; WINDOWS.len()],
@@ -53,14 +53,15 @@ pub(super) struct Arrivals {
 impl Arrivals {
     /// Takes in a reading.
     pub(super) fn observe(&mut self, ready: u64, tasks: &Tasks, now: Instant) {
-        let level = ready as f64 + f64::from(tasks.running) + tasks.finished as f64;
-        let Some((then, previous)) = self.previous.replace((now, level)) else {
+        let level = ready as f64 + f64::from(tasks.running);
+        let Some((then, previous, finished)) = self.previous.replace((now, level, tasks.finished)) else {
             // When the first messages arrived can't be known.
             self.curve.push_back((now, ready));
             return;
         };
         let elapsed = now.duration_since(then).as_secs_f64();
-        self.carry += level - previous;
+        // A counter that starts again belongs to an observer that did.
+        self.carry += level - previous + tasks.finished.saturating_sub(finished) as f64;
         if elapsed <= 0.0 {
             return;
         }

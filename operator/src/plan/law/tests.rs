@@ -65,7 +65,7 @@ fn answers_a_burst_in_one_step() {
     assert_eq!(decision.terms.backlog_workers, 109);
     assert_eq!(
         decision.sentence,
-        "100: 109 wanted, capped by the maximum 100; 500 ready to start within 30 s, at 5.0 s a task and 10 s to start a worker"
+        "100: 109 wanted, capped by the maximum 100; 500 ready to start within 30 s, at 5 s a task and 10 s to start a worker"
     );
     let mut starting = observed(500, 0, 100);
     starting.workers.consuming = 0;
@@ -96,6 +96,23 @@ fn an_idle_queue_goes_to_zero_after_the_window() {
     assert_eq!((held.replicas, held.reason), (3, Reason::Stabilizing));
     let idle = run.seconds(60, |asked_for| observed(0, 0, asked_for));
     assert_eq!(idle.replicas, 0);
+}
+
+#[test]
+fn who_takes_over_keeps_what_is_there_for_a_window() {
+    let mut run = Run::new(policy(30.0));
+    run.asked_for = 20;
+    let first = run.second(observed(0, 0, 20));
+    assert_eq!((first.replicas, first.reason), (20, Reason::Stabilizing));
+    let window = first.terms.window_seconds as u32;
+    assert_eq!(run.seconds(window - 1, |_| observed(0, 0, 20)).replicas, 20);
+    assert_eq!(run.seconds(2, |asked_for| observed(0, 0, asked_for)).replicas, 0);
+}
+
+#[test]
+fn a_task_on_a_worker_that_leaves_starts_no_other() {
+    let mut run = Run::new(policy(30.0));
+    assert_eq!(run.seconds(60, |_| observed(0, 1, 0)).replicas, 0);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use super::*;
 
 /// Feeds `seconds` of readings, one a second, of a queue that is served at once.
 fn feed(arrivals: &mut Arrivals, start: Instant, seconds: u64, arrived: impl Fn(u64) -> u64) -> Instant {
-    let mut finished = arrivals.previous.map_or(0.0, |(_, level)| level) as u64;
+    let mut finished = arrivals.previous.map_or(0, |(_, _, finished)| finished);
     for second in 1..=seconds {
         finished += arrived(second);
         let tasks = Tasks { finished, ..Tasks::default() };
@@ -78,6 +78,15 @@ fn a_purge_does_not_hide_what_arrives_later() {
         arrivals.observe(0, &tasks, at(second));
     }
     assert!(arrivals.rate(5.0, at(200)).rate > 4.0);
+}
+
+#[test]
+fn a_counter_that_starts_again_hides_no_arrivals() {
+    let (mut arrivals, now) = started();
+    let now = feed(&mut arrivals, now, 1200, |_| 8);
+    arrivals.observe(0, &Tasks::default(), now + Duration::from_secs(1));
+    let now = feed(&mut arrivals, now + Duration::from_secs(1), 60, |_| 8);
+    assert!((7.0..9.0).contains(&arrivals.rate(5.0, now).rate));
 }
 
 #[test]
