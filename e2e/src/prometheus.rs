@@ -85,6 +85,9 @@ fn configuration() -> serde_json::Value {
             {
                 "job_name": "pods",
                 "http_sd_configs": [{"url": format!("http://{TARGETS}/targets"), "refresh_interval": "1s"}],
+                // As the chart's monitors have it: a TaskQueue's series carry its own namespace, and workers the name of their TaskQueue.
+                "honor_labels": true,
+                "relabel_configs": [{"source_labels": ["task_queue"], "target_label": "taskqueue"}],
             },
         ],
     })

@@ -38,6 +38,14 @@ pub(crate) fn helm(args: &[&str], values: &str) -> Output {
     child.wait_with_output().expect("helm ends")
 }
 
+/// The dashboards that the chart brings, as Grafana reads them.
+pub(crate) fn dashboards() -> Vec<Value> {
+    let objects = render("dashboards", "metrics: {dashboards: {enabled: true}}", &[]);
+    let map = objects.iter().find(|object| object["metadata"]["name"] == "soloist-dashboards");
+    let files = map.and_then(|map| map["data"].as_object()).expect("a ConfigMap with dashboards");
+    files.values().map(|json| serde_json::from_str(json.as_str().expect("text")).expect("JSON")).collect()
+}
+
 /// The objects that the chart renders with these values, on a cluster that has these APIs besides its own.
 pub(crate) fn render(name: &str, values: &str, apis: &[&str]) -> Vec<Value> {
     let mut args = vec!["template", "soloist", CHART, "--namespace", "soloist-system", "--values", "-"];

@@ -2,5 +2,6 @@
 
 mod helm;
 mod install;
+mod monitoring;
 mod rendering;
 mod values;

@@ -208,11 +208,19 @@ fn every_pod_passes_the_restricted_standard() {
 #[test]
 #[ignore = "needs helm"]
 fn monitors_render_only_where_they_are_wanted_and_known() {
-    let wanted = "metrics: {serviceMonitor: {enabled: true}, podMonitor: {enabled: true}}";
-    let monitors = |objects: &[Value]| kinds(objects).iter().filter(|kind| kind.ends_with("Monitor")).count();
+    let wanted = "metrics: {serviceMonitor: {enabled: true}, podMonitor: {enabled: true}, prometheusRule: {enabled: true}}";
+    let monitors = |objects: &[Value]| {
+        let of_the_operator =
+            |object: &&Value| object["apiVersion"].as_str().unwrap().starts_with("monitoring.coreos.com/");
+        objects.iter().filter(of_the_operator).count()
+    };
     assert_eq!(monitors(&render("unwanted", "{}", MONITORING)), 0);
     assert_eq!(monitors(&render("unknown", wanted, &[])), 0);
-    assert_eq!(monitors(&render("both", wanted, MONITORING)), 2);
+    let all = render("all", wanted, MONITORING);
+    assert_eq!(monitors(&all), 3);
+    // Or a TaskQueue's series would seem to be of the operator's namespace.
+    let operator = of_kind(&all, "ServiceMonitor").next().unwrap();
+    assert_eq!(operator["spec"]["endpoints"][0]["honorLabels"], true);
 }
 
 #[test]
@@ -241,4 +249,43 @@ fn a_digest_wins_over_a_tag() {
 fn a_single_replica_has_no_disruption_budget_that_would_block_its_node() {
     assert!(kinds(&defaults()).contains("PodDisruptionBudget"));
     assert!(!kinds(&render("single", "replicaCount: 1", &[])).contains("PodDisruptionBudget"));
+}
+
+#[test]
+#[ignore = "needs helm"]
+fn network_policies_open_what_is_needed_and_no_more() {
+    assert!(!kinds(&defaults()).contains("NetworkPolicy"));
+    let peer = serde_json::json!({"namespaceSelector": {"matchLabels": {"name": "monitoring"}}});
+    let values = format!(
+        "networkPolicy: {{enabled: true, metricsFrom: [{peer}], workerNamespaces: [team-a, team-b]}}"
+    );
+    let objects = render("policies", &values, &[]);
+    let policies: Vec<_> = of_kind(&objects, "NetworkPolicy").collect();
+    let namespaces: Vec<_> =
+        policies.iter().map(|policy| policy["metadata"]["namespace"].as_str().unwrap()).collect();
+    assert_eq!(namespaces, ["soloist-system", "team-a", "team-b"]);
+
+    let operator = &policies[0]["spec"];
+    let deployment = of_kind(&objects, "Deployment").next().unwrap();
+    assert_eq!(operator["podSelector"]["matchLabels"], deployment["spec"]["selector"]["matchLabels"]);
+    assert_eq!(strings(&operator["policyTypes"]), ["Ingress", "Egress"]);
+    // Prometheus and `helm test`.
+    let test = of_kind(&objects, "Pod").next().unwrap();
+    let from = operator["ingress"][0]["from"].as_array().unwrap();
+    assert_eq!(from[0], peer);
+    for (label, value) in from[1]["podSelector"]["matchLabels"].as_object().unwrap() {
+        assert_eq!(test["metadata"]["labels"][label], *value);
+    }
+    let ports: Vec<_> = operator["egress"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .flat_map(|rule| rule["ports"].as_array().unwrap().iter().filter_map(|port| port["port"].as_u64()))
+        .collect();
+    assert_eq!(ports, [53, 53, 443, 6443, 5671, 5672, 15671, 15672]);
+
+    let workers = &policies[1]["spec"];
+    assert_eq!(workers["podSelector"]["matchExpressions"][0]["key"], "soloist.dev/task-queue");
+    assert_eq!(strings(&workers["policyTypes"]), ["Ingress"], "what tasks connect to is their own affair");
+    assert_eq!(workers["ingress"], serde_json::json!([{"ports": [{"port": 8080}], "from": [peer]}]));
 }

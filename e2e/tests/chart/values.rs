@@ -1,8 +1,11 @@
 //! Values to render and to install the chart with.
 
 /// APIs of the Prometheus operator.
-pub(crate) const MONITORING: &[&str] =
-    &["monitoring.coreos.com/v1/ServiceMonitor", "monitoring.coreos.com/v1/PodMonitor"];
+pub(crate) const MONITORING: &[&str] = &[
+    "monitoring.coreos.com/v1/ServiceMonitor",
+    "monitoring.coreos.com/v1/PodMonitor",
+    "monitoring.coreos.com/v1/PrometheusRule",
+];
 
 /// Values that an installation may set, each set on its own and rendered.
 pub(crate) const COMBINATIONS: &[(&str, &str)] = &[
@@ -38,6 +41,18 @@ pub(crate) const COMBINATIONS: &[(&str, &str)] = &[
         "monitors",
         "metrics: {annotations: false, service: {port: 9090, labels: {a: b}, annotations: {a: b}}, serviceMonitor: {enabled: true, interval: 15s, scrapeTimeout: 5s, labels: {release: prometheus}, annotations: {a: b}, relabelings: [{action: drop}], metricRelabelings: [{action: drop}]}, podMonitor: {enabled: true, interval: 15s, scrapeTimeout: 5s, labels: {release: prometheus}, annotations: {a: b}, relabelings: [{action: drop}], metricRelabelings: [{action: drop}]}}",
     ),
+    (
+        "alerts and dashboards",
+        "metrics: {prometheusRule: {enabled: true, labels: {release: prometheus}, annotations: {a: b}}, dashboards: {enabled: true, labels: {grafana_dashboard: '1'}, annotations: {a: b}}}",
+    ),
+    (
+        "network policies",
+        "networkPolicy: {enabled: true, metricsFrom: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: monitoring}}}], egress: [{to: [{ipBlock: {cidr: 10.0.0.0/8}}], ports: [{port: 5671}]}], workerNamespaces: [team-a]}",
+    ),
+    (
+        "network policies for everybody",
+        "networkPolicy: {enabled: true, egress: [], workerNamespaces: [team-a]}",
+    ),
     ("disruptions", "{replicaCount: 3, podDisruptionBudget: {maxUnavailable: 50%}}"),
 ];
 
@@ -60,4 +75,10 @@ pub(crate) const REFUSED: &[(&str, &str)] = &[
     ("resources.limit.memory=1Gi", "limit"),
     ("extraArgs=--log=debug", "extraArgs"),
     ("extraEnv[0].nam=A", "nam"),
+    ("metrics.prometheusRule.enable=true", "enable"),
+    ("metrics.dashboards.label.a=b", "label"),
+    ("networkPolicy.enable=true", "enable"),
+    ("networkPolicy.metricsFrom[0].podselector.a=b", "podselector"),
+    ("networkPolicy.egress[0].port=5672", "port"),
+    ("networkPolicy.workerNamespaces=team-a", "workerNamespaces"),
 ];
