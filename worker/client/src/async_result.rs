@@ -1,5 +1,8 @@
 //! A result that may not be there yet.
 
+use crate::canvas_result::CanvasResult;
+use crate::celery::{Celery, Results};
+use crate::control::ControlError;
 use crate::results::{Awaited, RedisResults, Reply, StoreError, Subscriptions, Update, decode};
 use celery_protocol::result::task_key;
 use celery_protocol::{Exception, State, TaskMeta};
@@ -63,30 +66,52 @@ pub struct TaskError {
 
 /// A task that was sent, and what becomes of it.
 pub struct AsyncResult {
+    celery: Celery,
     task_id: String,
     source: Source,
+    parent: Option<Box<CanvasResult>>,
 }
 
-pub(crate) enum Source {
-    None,
+enum Source {
     Ignored,
-    Redis { store: RedisResults, subscriptions: Subscriptions },
+    /// Wherever the client's results are.
+    Store,
     Rpc(Awaited),
 }
 
 impl AsyncResult {
-    pub(crate) fn new(task_id: String, source: Source) -> Self {
-        Self { task_id, source }
+    /// Over RPC this has to be made before the task is sent: the answer may be faster than the confirm.
+    pub(crate) fn new(celery: &Celery, task_id: String, parent: Option<Box<CanvasResult>>) -> Self {
+        let source = match &celery.0.results {
+            Results::Rpc(replies) => Source::Rpc(replies.awaited(&task_id)),
+            Results::None | Results::Redis { .. } => Source::Store,
+        };
+        Self { celery: celery.clone(), task_id, source, parent }
     }
 
-    pub(crate) fn into_source(self) -> Source {
-        self.source
+    /// Of a task that leaves no result.
+    pub(crate) fn ignored(celery: &Celery, task_id: String) -> Self {
+        Self { celery: celery.clone(), task_id, source: Source::Ignored, parent: None }
+    }
+
+    fn has_ended_badly(&self, meta: TaskMeta) -> TaskError {
+        let unexplained = || Exception::new("builtins", "Exception", Vec::new());
+        let exception = meta.exception().unwrap_or_else(unexplained);
+        let TaskMeta { status: state, traceback, .. } = meta;
+        TaskError { task_id: self.task_id.clone(), state, exception, traceback }
     }
 
     /// Id of the task.
     #[must_use]
     pub fn id(&self) -> &str {
         &self.task_id
+    }
+
+    /// What came before it in its chain: the step, or the group that it is the chord's body of. Known of canvases that
+    /// this client has sent.
+    #[must_use]
+    pub fn parent(&self) -> Option<&CanvasResult> {
+        self.parent.as_deref()
     }
 
     /// Waits until the task has ended, and returns the value that it returned.
@@ -98,21 +123,34 @@ impl AsyncResult {
     /// # Cancel safety
     /// Nothing is lost when the wait is given up: it can be taken up again.
     pub async fn get<T: DeserializeOwned>(&self, timeout: Duration) -> Result<T, ResultError> {
-        let meta = self.wait(timeout).await?;
+        let meta = match self.wait(timeout).await {
+            // A revoked step of a chain leaves no word for the steps after it.
+            Err(late @ ResultError::Timeout { .. }) => return Err(self.bad_ancestor().await.unwrap_or(late)),
+            ended => ended?,
+        };
         if meta.status == State::Success {
             return meta
                 .result_as()
                 .map_err(|source| ResultError::Type { task_id: self.task_id.clone(), source });
         }
-        let unexplained = || Exception::new("builtins", "Exception", Vec::new());
-        let exception = meta.exception().unwrap_or_else(unexplained);
-        let TaskMeta { status: state, traceback, .. } = meta;
-        Err(ResultError::Task(Box::new(TaskError {
-            task_id: self.task_id.clone(),
-            state,
-            exception,
-            traceback,
-        })))
+        Err(ResultError::Task(Box::new(self.has_ended_badly(meta))))
+    }
+
+    /// The end of what came before it, if that is why it never was begun.
+    async fn bad_ancestor(&self) -> Option<ResultError> {
+        let mut ancestor = self.parent();
+        while let Some(result) = ancestor {
+            for task in result.tasks() {
+                if let Ok(Some(meta)) = task.meta().await
+                    && meta.status.is_final()
+                    && meta.status != State::Success
+                {
+                    return Some(ResultError::Task(Box::new(task.has_ended_badly(meta))));
+                }
+            }
+            ancestor = result.parent();
+        }
+        None
     }
 
     /// Waits until the task has ended, however that was.
@@ -126,12 +164,14 @@ impl AsyncResult {
         let mut outage = None;
         let ended = async {
             match &self.source {
-                Source::None => Err(ResultError::NoResultStore),
                 Source::Ignored => Err(ResultError::Ignored(self.task_id.clone())),
-                Source::Redis { store, subscriptions } => {
-                    self.wait_in_redis(store, subscriptions, &mut outage).await
-                }
                 Source::Rpc(awaited) => self.wait_for_reply(awaited).await,
+                Source::Store => match &self.celery.0.results {
+                    Results::Redis { store, subscriptions } => {
+                        self.wait_in_redis(store, subscriptions, &mut outage).await
+                    }
+                    Results::None | Results::Rpc(_) => Err(ResultError::NoResultStore),
+                },
             }
         };
         // A timeout beyond what a clock can say is none.
@@ -191,9 +231,8 @@ impl AsyncResult {
     /// When there is no way to know.
     pub async fn meta(&self) -> Result<Option<TaskMeta>, ResultError> {
         match &self.source {
-            Source::None => Err(ResultError::NoResultStore),
             Source::Ignored => Err(ResultError::Ignored(self.task_id.clone())),
-            Source::Redis { store, .. } => Ok(store.get(&self.task_id).await?),
+            Source::Store => Ok(self.celery.store()?.get(&self.task_id).await?),
             Source::Rpc(awaited) => match &*awaited.latest.borrow() {
                 Reply::None => Ok(None),
                 Reply::Meta(meta) => Ok(Some(TaskMeta::clone(meta))),
@@ -218,14 +257,33 @@ impl AsyncResult {
         Ok(self.state().await?.is_final())
     }
 
+    /// The calls that this one was followed by: its callbacks, the next step of its chain.
+    ///
+    /// None are known before the task has ended.
+    ///
+    /// # Errors
+    /// When there is no way to know.
+    pub async fn children(&self) -> Result<Vec<CanvasResult>, ResultError> {
+        let children = self.meta().await?.and_then(|meta| meta.children).unwrap_or_default();
+        Ok(children.into_iter().map(|child| CanvasResult::new(&self.celery, child)).collect())
+    }
+
+    /// Tells all workers not to run the task if it hasn't begun, without waiting for their answers. To end one that runs,
+    /// see [`Control::terminate`](crate::Control::terminate).
+    ///
+    /// # Errors
+    /// When the broker can't be reached.
+    pub async fn revoke(&self) -> Result<(), ControlError> {
+        self.celery.control().revoke_silently(&[&self.task_id]).await
+    }
+
     /// Deletes the result, which the store would otherwise keep for a day.
     ///
     /// # Errors
     /// When the store can't be reached.
     pub async fn forget(self) -> Result<(), ResultError> {
         match &self.source {
-            Source::Redis { store, .. } => Ok(store.forget(&self.task_id).await?),
-            Source::None => Err(ResultError::NoResultStore),
+            Source::Store => Ok(self.celery.store()?.forget(&self.task_id).await?),
             // Dropping it is all it takes.
             Source::Ignored | Source::Rpc(_) => Ok(()),
         }

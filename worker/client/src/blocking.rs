@@ -12,7 +12,9 @@
 //! ```
 
 use crate::async_result::ResultError;
-use crate::celery::{Builder, SendError, SetupError};
+use crate::celery::{Builder, SetupError};
+use crate::control::ControlError;
+use crate::send::SendError;
 use celery_protocol::{Signature, State, TaskMeta};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -83,6 +85,32 @@ impl Celery {
         Ok(self.blocking(result))
     }
 
+    /// Sends a group, or a chain that ends in one; see [`crate::Celery::send_group`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn send_group(&self, signature: &Signature) -> Result<GroupResult, SendError> {
+        let result = self.runtime.block_on(self.celery.send_group(signature))?;
+        Ok(GroupResult { result, runtime: Arc::clone(&self.runtime) })
+    }
+
+    /// The client that does the work, for all that has no method here: give what it returns to [`run`](Self::run).
+    #[must_use]
+    pub fn client(&self) -> &crate::Celery {
+        &self.celery
+    }
+
+    /// Waits for something asynchronous: remote control, events, other results.
+    ///
+    /// ```no_run
+    /// # fn example(celery: celery_client::blocking::Celery) -> Result<(), Box<dyn std::error::Error>> {
+    /// let workers = celery.run(celery.client().control().ping())?;
+    /// # Ok(()) }
+    /// ```
+    pub fn run<F: Future>(&self, future: F) -> F::Output {
+        self.runtime.block_on(future)
+    }
+
     /// The result of a task that was sent earlier, by any client.
     #[must_use]
     pub fn result(&self, task_id: &str) -> AsyncResult {
@@ -133,7 +161,54 @@ impl AsyncResult {
         self.runtime.block_on(self.result.state())
     }
 
+    /// Tells all workers not to run the task if it hasn't begun.
+    ///
+    /// # Errors
+    /// When the broker can't be reached.
+    pub fn revoke(&self) -> Result<(), ControlError> {
+        self.runtime.block_on(self.result.revoke())
+    }
+
     /// Deletes the result.
+    ///
+    /// # Errors
+    /// When the store can't be reached.
+    pub fn forget(self) -> Result<(), ResultError> {
+        self.runtime.block_on(self.result.forget())
+    }
+}
+
+/// The results of a group's members; see [`crate::GroupResult`].
+#[derive(Debug)]
+pub struct GroupResult {
+    result: crate::GroupResult,
+    runtime: Arc<Runtime>,
+}
+
+impl GroupResult {
+    /// Id of the group.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        self.result.id()
+    }
+
+    /// Waits until all members have ended, and returns their values in the group's order.
+    ///
+    /// # Errors
+    /// As of [`AsyncResult::get`], with the first failure there is.
+    pub fn get<T: DeserializeOwned>(&self, timeout: Duration) -> Result<Vec<T>, ResultError> {
+        self.runtime.block_on(self.result.get(timeout))
+    }
+
+    /// How many of its tasks have ended.
+    ///
+    /// # Errors
+    /// When there is no way to know.
+    pub fn completed(&self) -> Result<usize, ResultError> {
+        self.runtime.block_on(self.result.completed())
+    }
+
+    /// Deletes the results of all its tasks.
     ///
     /// # Errors
     /// When the store can't be reached.

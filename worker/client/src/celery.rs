@@ -1,39 +1,20 @@
-//! The client: sends tasks, and hands out what their results can be had from.
+//! The client: its settings, and what it hands out.
 
-use crate::amqp;
-use crate::async_result::{AsyncResult, ResultError, Source};
+use crate::async_result::{AsyncResult, ResultError};
 use crate::broker::BrokerAddress;
-use crate::publisher::{Outgoing, PublishError, Publisher};
+use crate::canvas_result::{CanvasResult, GroupResult};
+use crate::control::Control;
+use crate::events::{Events, EventsError};
+use crate::publisher::{PublishError, Publisher};
 use crate::results::{RedisResults, Replies, ResultStoreAddress, StoreError, Subscriptions};
-use celery_protocol::json::JsonError;
-use celery_protocol::signature::SignatureError;
-use celery_protocol::{Request, Signature, TaskMeta};
-use jiff::Timestamp;
-use serde::Serialize;
+use crate::retry_policy::RetryPolicy;
+use crate::routes::Routes;
+use celery_protocol::TaskMeta;
+use celery_protocol::signature::Route;
 use std::sync::Arc;
-use uuid::Uuid;
 
 /// Celery's own name for the queue of tasks that name none.
 const DEFAULT_QUEUE: &str = "celery";
-
-/// Why a task was not sent, or isn't known to be.
-#[derive(Debug, thiserror::Error)]
-pub enum SendError {
-    /// The arguments have no JSON form.
-    #[error("arguments of `{task}`")]
-    Arguments {
-        /// Name of the task.
-        task: String,
-        /// Why.
-        source: JsonError,
-    },
-    /// The signature can't be sent.
-    #[error(transparent)]
-    Signature(#[from] SignatureError),
-    /// The message did not get into a queue.
-    #[error(transparent)]
-    Publish(#[from] PublishError),
-}
 
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
@@ -62,17 +43,19 @@ pub enum SetupError {
 /// # Ok(()) }
 /// ```
 #[derive(Clone)]
-pub struct Celery(Arc<Inner>);
+pub struct Celery(pub(crate) Arc<Inner>);
 
-struct Inner {
-    publisher: Publisher,
-    results: Results,
-    default_queue: String,
-    origin: String,
+pub(crate) struct Inner {
+    pub(crate) publisher: Publisher,
+    pub(crate) results: Results,
+    pub(crate) default_queue: String,
+    pub(crate) routes: Routes,
+    pub(crate) delays_in_broker: bool,
+    pub(crate) origin: String,
 }
 
 /// Where this client's results come from.
-enum Results {
+pub(crate) enum Results {
     None,
     Redis { store: RedisResults, subscriptions: Subscriptions },
     Rpc(Arc<Replies>),
@@ -87,6 +70,10 @@ pub struct Builder {
     default_queue: String,
     name: String,
     creates_queues: bool,
+    confirms: bool,
+    routes: Routes,
+    delays_in_broker: bool,
+    retry: RetryPolicy,
 }
 
 impl Builder {
@@ -111,6 +98,37 @@ impl Builder {
         Self { creates_queues: create, ..self }
     }
 
+    /// Whether sending waits until the broker says that it has the message. Yes unless set. Without, as Celery has it by
+    /// default, sending is faster, and a message is lost without a word when its queue is missing or full, or the broker
+    /// goes down at that moment.
+    pub fn confirms(self, confirms: bool) -> Self {
+        Self { confirms, ..self }
+    }
+
+    /// Where tasks go whose names match a shell pattern such as `reports.*`, unless the call says so itself: Celery's
+    /// `task_routes`. A name without wildcards wins over patterns; of those, the first that matches.
+    ///
+    /// Steps of canvases take their route along, as the workers that go on with them don't know it.
+    pub fn route(mut self, pattern: &str, route: Route) -> Self {
+        self.routes.add(pattern, route);
+        self
+    }
+
+    /// Whether tasks with an `eta` or a `countdown` wait in RabbitMQ's delay queues rather than in a worker. No unless
+    /// set.
+    ///
+    /// Celery does so when it is configured with quorum queues, whose Python workers can't hold a task and take another
+    /// at the same time. Soloist's workers put a task into the delay queues by themselves. The delay queues are declared, and
+    /// the task's queue is bound to them, where that hasn't been done yet.
+    pub fn delay_in_broker(self, delay: bool) -> Self {
+        Self { delays_in_broker: delay, ..self }
+    }
+
+    /// How often a message is published again when the connection is lost.
+    pub fn retry_policy(self, policy: RetryPolicy) -> Self {
+        Self { retry: policy, ..self }
+    }
+
     /// Connects to the broker and the result store.
     ///
     /// Lost connections are made anew by whatever needs them next.
@@ -130,12 +148,15 @@ impl Builder {
             Results::Rpc(replies) => Some(Arc::clone(replies)),
             _ => None,
         };
-        let publisher = Publisher::new(self.broker, self.name, self.creates_queues, replies);
+        let publisher =
+            Publisher::new(self.broker, self.name, self.creates_queues, self.confirms, self.retry, replies);
         publisher.link().await?;
         Ok(Celery(Arc::new(Inner {
             publisher,
             results,
             default_queue: self.default_queue,
+            routes: self.routes,
+            delays_in_broker: self.delays_in_broker,
             origin: origin(),
         })))
     }
@@ -150,61 +171,11 @@ impl Celery {
             default_queue: DEFAULT_QUEUE.to_owned(),
             name: "celery-client".to_owned(),
             creates_queues: true,
+            confirms: true,
+            routes: Routes::default(),
+            delays_in_broker: false,
+            retry: RetryPolicy::default(),
         }
-    }
-
-    /// Sends a task by name: positional arguments from a tuple, keyword arguments from a map or struct, `()` for none.
-    ///
-    /// # Errors
-    /// As [`send`](Self::send), and when an argument has no JSON form.
-    pub async fn send_task(
-        &self,
-        task: &str,
-        args: &(impl Serialize + ?Sized),
-        kwargs: &(impl Serialize + ?Sized),
-    ) -> Result<AsyncResult, SendError> {
-        let failed = |source| SendError::Arguments { task: task.to_owned(), source };
-        let signature =
-            Signature::new(task).with_args(args).and_then(|signature| signature.with_kwargs(kwargs));
-        self.send(&signature.map_err(failed)?).await
-    }
-
-    /// Sends a task with all its options, and returns once the broker has it.
-    ///
-    /// Many may be sent at once, from one task or several: they share the connection, and none waits for another.
-    ///
-    /// # Errors
-    /// When an option doesn't have its type, the broker can't be reached after some attempts, or the queue doesn't exist
-    /// or refuses. After a lost connection a message may arrive twice, under the same id.
-    pub async fn send(&self, signature: &Signature) -> Result<AsyncResult, SendError> {
-        let now = Timestamp::now();
-        let mut request = signature.to_request(|| Uuid::new_v4().to_string(), now)?;
-        request.origin.get_or_insert_with(|| self.0.origin.clone());
-        let route = signature.route();
-        let queue = route.queue.clone().unwrap_or_else(|| self.0.default_queue.clone());
-        // Like Celery: the queue's name is the key of the default exchange, unless exchange and key are both given.
-        let (exchange, key, declared) = match (route.exchange, route.routing_key) {
-            (Some(exchange), Some(key)) => (exchange, key, None),
-            _ => (String::new(), queue.clone(), Some(queue.as_str())),
-        };
-        // Before it is sent: the answer may be faster than the confirm.
-        let source = self.source(&request);
-        let message = |link: &crate::publisher::Link| {
-            let message = match (&request.reply_to, &link.reply_to) {
-                (None, Some(reply_to)) => {
-                    Request { reply_to: Some(reply_to.clone()), ..request.clone() }.encode(now)
-                }
-                _ => request.encode(now),
-            };
-            Outgoing {
-                exchange: exchange.clone(),
-                routing_key: key.clone(),
-                properties: amqp::basic_properties(&message),
-                body: message.body,
-            }
-        };
-        self.0.publisher.publish(declared, message).await?;
-        Ok(AsyncResult::new(request.id, source))
     }
 
     /// The result of a task that was sent earlier, by any client.
@@ -212,15 +183,19 @@ impl Celery {
     /// Over RPC only those are ever known that this client has sent and not dropped the result of.
     #[must_use]
     pub fn result(&self, task_id: impl Into<String>) -> AsyncResult {
-        let task_id = task_id.into();
-        let source = match &self.0.results {
-            Results::None => Source::None,
-            Results::Redis { store, subscriptions } => {
-                Source::Redis { store: store.clone(), subscriptions: subscriptions.clone() }
-            }
-            Results::Rpc(replies) => Source::Rpc(replies.awaited(&task_id)),
-        };
-        AsyncResult::new(task_id, source)
+        AsyncResult::new(self, task_id.into(), None)
+    }
+
+    /// The results of a group that was [saved](GroupResult::save), by any client; none if there is no such group.
+    ///
+    /// # Errors
+    /// When the results aren't in Redis, or it can't be reached.
+    pub async fn saved_group(&self, group_id: &str) -> Result<Option<GroupResult>, ResultError> {
+        let handle = self.store()?.saved_group(group_id).await?;
+        Ok(handle.and_then(|handle| match CanvasResult::new(self, handle) {
+            CanvasResult::Group(group) => Some(group),
+            CanvasResult::Task(_) => None,
+        }))
     }
 
     /// States and results of many tasks at once, in the order of their ids; none for a task that nothing is known of.
@@ -228,10 +203,20 @@ impl Celery {
     /// # Errors
     /// When there is no result store to look them up in, or it can't be reached.
     pub async fn results<S: AsRef<str>>(&self, task_ids: &[S]) -> Result<Vec<Option<TaskMeta>>, ResultError> {
-        match &self.0.results {
-            Results::Redis { store, .. } => Ok(store.get_many(task_ids).await?),
-            Results::None | Results::Rpc(_) => Err(ResultError::NoResultStore),
-        }
+        Ok(self.store()?.get_many(task_ids).await?)
+    }
+
+    /// Remote control of all workers, or with [`Control::to`] of some.
+    pub fn control(&self) -> Control {
+        Control::new(self.clone())
+    }
+
+    /// What workers tell of themselves and their tasks, from now on.
+    ///
+    /// # Errors
+    /// When the broker can't be reached or refuses.
+    pub async fn events(&self) -> Result<Events, EventsError> {
+        Events::listen(&self.0.publisher.link().await?.connection).await
     }
 
     /// Closes the connection to the broker.
@@ -239,11 +224,16 @@ impl Celery {
         self.0.publisher.close().await;
     }
 
-    fn source(&self, request: &Request) -> Source {
-        if request.ignore_result == Some(true) {
-            return Source::Ignored;
+    /// Redis, if that is where results are.
+    pub(crate) fn store(&self) -> Result<&RedisResults, ResultError> {
+        match &self.0.results {
+            Results::Redis { store, .. } => Ok(store),
+            Results::None | Results::Rpc(_) => Err(ResultError::NoResultStore),
         }
-        self.result(request.id.as_str()).into_source()
+    }
+
+    pub(crate) fn has_store(&self) -> bool {
+        self.store().is_ok()
     }
 }
 

@@ -3,8 +3,10 @@
 use crate::amqp::short;
 use crate::broker::BrokerAddress;
 use crate::connect::{ConnectError, connect};
+use crate::delays;
 use crate::queue::{self, QueueError, reply_code};
 use crate::results::Replies;
+use crate::retry_policy::RetryPolicy;
 use futures_util::StreamExt;
 use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::FuturesOrdered;
@@ -12,14 +14,10 @@ use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Channel, Confirmation, Connection};
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 /// Messages published and not yet confirmed. More gain nothing: RabbitMQ confirms in batches far smaller.
 const UNCONFIRMED: usize = 1000;
-
-/// Waits between attempts to publish over a lost connection, as Celery's producer has them.
-const RETRY_DELAYS: [Duration; 3] = [Duration::ZERO, Duration::from_millis(200), Duration::from_millis(400)];
 
 /// Why a message is not in its queue, or isn't known to be.
 #[derive(Debug, thiserror::Error)]
@@ -99,6 +97,8 @@ pub(crate) struct Publisher {
     address: BrokerAddress,
     name: String,
     creates_queues: bool,
+    confirms: bool,
+    retry: RetryPolicy,
     replies: Option<Arc<Replies>>,
     link: Mutex<Option<Link>>,
 }
@@ -106,9 +106,11 @@ pub(crate) struct Publisher {
 /// A connection, and the task that publishes over it. The task ends with the last clone of the link.
 #[derive(Clone)]
 pub(crate) struct Link {
-    connection: Arc<Connection>,
+    pub(crate) connection: Arc<Connection>,
     publishing: mpsc::Sender<Publish>,
     declared: Arc<Mutex<HashSet<String>>>,
+    /// Queues that the delay queues lead to.
+    delayed: Arc<Mutex<HashSet<String>>>,
     /// The queue that answers over RPC come to, if that is how results come.
     pub(crate) reply_to: Option<String>,
 }
@@ -123,9 +125,11 @@ impl Publisher {
         address: BrokerAddress,
         name: String,
         creates_queues: bool,
+        confirms: bool,
+        retry: RetryPolicy,
         replies: Option<Arc<Replies>>,
     ) -> Self {
-        Self { address, name, creates_queues, replies, link: Mutex::new(None) }
+        Self { address, name, creates_queues, confirms, retry, replies, link: Mutex::new(None) }
     }
 
     /// The connection, made now if there is none.
@@ -135,25 +139,30 @@ impl Publisher {
             return Ok(link.clone());
         }
         *current = None;
-        let link = Link::open(&self.address, &self.name, self.replies.as_ref()).await?;
+        let link = Link::open(&self.address, &self.name, self.confirms, self.replies.as_ref()).await?;
         Ok(current.insert(link).clone())
     }
 
     /// Publishes what `message` makes for a link, and waits until the broker has it.
     ///
     /// After a lost connection it is published again, as Celery does, so that a message whose confirm was lost arrives
-    /// twice under the same task id.
+    /// twice under the same task id. The queue that it is for is made if it is missing and that is wanted; for a `delayed`
+    /// message the delay queues are made too.
     pub(crate) async fn publish(
         &self,
         queue: Option<&str>,
+        delayed: bool,
         message: impl Fn(&Link) -> Outgoing,
     ) -> Result<(), PublishError> {
-        let mut delays = RETRY_DELAYS.iter();
+        let mut delays = self.retry.delays();
         loop {
             let attempt = async {
                 let link = self.link().await?;
                 if let Some(queue) = queue.filter(|_| self.creates_queues) {
                     link.declare(queue).await?;
+                }
+                if let Some(queue) = queue.filter(|_| delayed) {
+                    link.declare_delays(queue).await?;
                 }
                 link.publish(message(&link)).await
             };
@@ -163,7 +172,7 @@ impl Publisher {
             };
             let Some(delay) = delays.next() else { return Err(error) };
             tracing::warn!(error = &error as &dyn std::error::Error, ?delay, "publish again");
-            tokio::time::sleep(*delay).await;
+            tokio::time::sleep(delay).await;
         }
     }
 
@@ -180,20 +189,29 @@ impl Link {
     async fn open(
         address: &BrokerAddress,
         name: &str,
+        confirms: bool,
         replies: Option<&Arc<Replies>>,
     ) -> Result<Self, PublishError> {
         let connection = connect(address, name).await?;
         let refused =
             |source| PublishError::Connect(ConnectError::Refused { address: address.to_string(), source });
         let channel = connection.create_channel().await.map_err(refused)?;
-        channel.confirm_select(ConfirmSelectOptions::default()).await.map_err(refused)?;
+        if confirms {
+            channel.confirm_select(ConfirmSelectOptions::default()).await.map_err(refused)?;
+        }
         let reply_to = match replies {
             Some(replies) => Some(replies.listen(&connection).await.map_err(refused)?),
             None => None,
         };
         let (publishing, requests) = mpsc::channel(UNCONFIRMED);
         tokio::spawn(publish_all(channel, requests));
-        Ok(Self { connection: Arc::new(connection), publishing, declared: Arc::default(), reply_to })
+        Ok(Self {
+            connection: Arc::new(connection),
+            publishing,
+            declared: Arc::default(),
+            delayed: Arc::default(),
+            reply_to,
+        })
     }
 
     fn is_open(&self) -> bool {
@@ -206,6 +224,19 @@ impl Link {
         if !declared.contains(queue) {
             queue::declare_default(&self.connection, queue).await?;
             declared.insert(queue.to_owned());
+        }
+        Ok(())
+    }
+
+    /// Makes sure of the delay queues, and that they lead to a queue, once for each connection.
+    async fn declare_delays(&self, queue: &str) -> Result<(), QueueError> {
+        let mut delayed = self.delayed.lock().await;
+        if delayed.is_empty() {
+            delays::declare(&self.connection).await?;
+        }
+        if !delayed.contains(queue) {
+            delays::bind(&self.connection, queue).await?;
+            delayed.insert(queue.to_owned());
         }
         Ok(())
     }

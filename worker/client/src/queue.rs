@@ -1,7 +1,7 @@
 //! Queues as Celery declares them.
 
 use crate::amqp::short;
-use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions, QueuePurgeOptions};
 use lapin::types::FieldTable;
 use lapin::{Connection, ErrorKind, ExchangeKind};
 
@@ -33,7 +33,7 @@ pub enum QueueError {
 }
 
 impl QueueError {
-    fn new(queue: &str, source: lapin::Error) -> Self {
+    pub(crate) fn new(queue: &str, source: lapin::Error) -> Self {
         let queue = queue.to_owned();
         match reply_code(&source) {
             Some(404) => Self::Missing { queue },
@@ -125,4 +125,16 @@ pub async fn declare_default(connection: &Connection, queue: &str) -> Result<(),
         .map_err(failed)?;
     let _ = channel.close(200, short("done")).await;
     Ok(())
+}
+
+/// Deletes all messages that wait in a queue, and tells how many there were. Those that are being worked on stay.
+///
+/// # Errors
+/// [`QueueError::Missing`] when it isn't there.
+pub async fn purge(connection: &Connection, queue: &str) -> Result<u32, QueueError> {
+    let failed = |source| QueueError::new(queue, source);
+    let channel = connection.create_channel().await.map_err(failed)?;
+    let count = channel.queue_purge(short(queue), QueuePurgeOptions::default()).await.map_err(failed)?;
+    let _ = channel.close(200, short("done")).await;
+    Ok(count)
 }

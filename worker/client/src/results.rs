@@ -2,6 +2,7 @@
 
 mod address;
 mod chords;
+mod groups;
 mod redis;
 mod replies;
 mod rpc;

@@ -4,12 +4,12 @@
 //! `P.t` how many were added later, `P.d` who has been counted, and `P.c` who dispatches the body: a claim, and then
 //! `done`. Workers of Celery 5.6 and older know only the first three; they and we can serve the same chord.
 
+use super::groups::SavedGroup;
 use super::{RedisResults, StoreError};
 use celery_protocol::canvas::ChordStart;
 use celery_protocol::result::{EXPIRES_SECONDS, ResultTuple, group_key};
 use celery_protocol::{Exception, State, TaskMeta, json};
 use redis::{FromRedisValue, RedisResult, Script};
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use std::collections::HashMap;
@@ -135,11 +135,6 @@ impl Keys {
     }
 }
 
-#[derive(Serialize, Deserialize)]
-struct SavedGroup {
-    result: ResultTuple,
-}
-
 impl RedisResults {
     /// Announces a chord, before its header is published.
     ///
@@ -156,9 +151,7 @@ impl RedisResults {
             commands.del(["c", "j", "t", "d"].map(|suffix| keys.get(suffix)).to_vec()).ignore();
         }
         if let Some(header) = &chord.nested_header {
-            let saved = serde_json::to_vec(&SavedGroup { result: header.clone() })
-                .expect("handles of results have string keys only");
-            commands.set_ex(&keys.group, saved, EXPIRES_SECONDS).ignore();
+            commands.set_ex(&keys.group, SavedGroup::encode(header), EXPIRES_SECONDS).ignore();
         }
         commands.set_ex(keys.get("s"), chord.size, EXPIRES_SECONDS).ignore();
         let begun: RedisResult<()> = commands.query_async(&mut self.connection()).await;

@@ -134,7 +134,11 @@ impl RedisResults {
     }
 
     /// Asks once more over a new connection, if the connection turns out to be lost.
-    async fn ask<T: FromRedisValue>(&self, action: &'static str, command: &Cmd) -> Result<T, StoreError> {
+    pub(super) async fn ask<T: FromRedisValue>(
+        &self,
+        action: &'static str,
+        command: &Cmd,
+    ) -> Result<T, StoreError> {
         let mut connection = self.connection.clone();
         let answer = match command.query_async(&mut connection).await {
             Err(error) if error.is_connection_dropped() => command.query_async(&mut connection).await,

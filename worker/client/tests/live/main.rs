@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "these are tests")]
 
 mod broker;
+mod canvas;
+mod control;
 mod outage;
 mod python_worker;
 mod support;

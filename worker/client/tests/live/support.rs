@@ -25,6 +25,11 @@ pub(crate) struct PythonWorker {
 
 impl PythonWorker {
     pub(crate) fn start(results: &str) -> Self {
+        Self::start_with(results, "solo", false)
+    }
+
+    /// With another pool than solo, or on a quorum queue.
+    pub(crate) fn start_with(results: &str, pool: &str, quorum: bool) -> Self {
         let queue = unique("client-test");
         let process = Command::new(setting("PYTHON"))
             .args([
@@ -33,7 +38,8 @@ impl PythonWorker {
                 "-A",
                 "app",
                 "worker",
-                "--pool=solo",
+                "--concurrency=2",
+                &format!("--pool={pool}"),
                 "--without-mingle",
                 "--without-gossip",
             ])
@@ -42,6 +48,7 @@ impl PythonWorker {
             .env("AMQP_URL", setting("AMQP_URL"))
             .env("RESULTS", results)
             .env("QUEUE", &queue)
+            .env("QUORUM", if quorum { "1" } else { "" })
             .env("PYTHONDONTWRITEBYTECODE", "1")
             .env("PYTHONWARNINGS", "ignore")
             .stdin(Stdio::null())
@@ -53,6 +60,20 @@ impl PythonWorker {
 }
 
 impl PythonWorker {
+    /// Name that it is known by in remote control.
+    pub(crate) fn node(&self) -> String {
+        format!("{}@test", self.queue)
+    }
+
+    /// Waits until it has ended by itself.
+    pub(crate) async fn has_exited(&mut self) {
+        let deadline = std::time::Instant::now() + Duration::from_secs(30);
+        while self.process.try_wait().expect("ask for the process").is_none() {
+            assert!(std::time::Instant::now() < deadline, "the worker did not stop");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     /// Stops the worker and deletes its queue.
     pub(crate) async fn stop(self) {
         let queue = self.queue.clone();
@@ -66,6 +87,21 @@ impl Drop for PythonWorker {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+/// Runs a Python program that knows the app, and returns what it prints.
+pub(crate) fn python(queue: &str, results: &str, program: &str) -> String {
+    let output = Command::new(setting("PYTHON"))
+        .args(["-c", program])
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/live/python"))
+        .env("AMQP_URL", setting("AMQP_URL"))
+        .env("RESULTS", results)
+        .env("QUEUE", queue)
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .output()
+        .expect("run Python");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
 /// A client whose tasks go to a queue.

@@ -1,7 +1,7 @@
 //! Changing all calls of a canvas before it is sent.
 
 use super::kind::{Header, Kind};
-use super::{CanvasError, built_in, chain, group, value};
+use super::{CanvasError, built_in, group};
 use crate::Signature;
 use serde::Deserialize as _;
 use serde_json::Value;
@@ -77,7 +77,7 @@ impl Signature {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{chord, chunks, map, plan};
+    use super::super::{chain, chord, chunks, map, plan, value};
     use super::*;
     use crate::Map;
     use serde_json::json;

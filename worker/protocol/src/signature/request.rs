@@ -40,7 +40,7 @@ pub enum SignatureError {
     },
 }
 
-/// Where a signature asks to be sent.
+/// Where a signature asks to be sent: to a queue, or to an exchange with a routing key.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Route {
     /// A queue by name.
@@ -49,6 +49,14 @@ pub struct Route {
     pub exchange: Option<String>,
     /// A routing key.
     pub routing_key: Option<String>,
+}
+
+impl Route {
+    /// To a queue by name.
+    #[must_use]
+    pub fn to_queue(queue: impl Into<String>) -> Self {
+        Self { queue: Some(queue.into()), ..Self::default() }
+    }
 }
 
 impl Signature {

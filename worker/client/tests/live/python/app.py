@@ -1,8 +1,10 @@
 """The Celery app that the client's tests run a real Python worker of."""
 
 import os
+import time
 
 from celery import Celery
+from kombu import Queue
 
 app = Celery("client-tests", broker=os.environ["AMQP_URL"], backend=os.environ["RESULTS"])
 app.conf.update(
@@ -15,6 +17,28 @@ app.conf.update(
 @app.task(name="tk.add")
 def add(x, y):
     return x + y
+
+
+if os.environ.get("QUORUM"):
+    queue = os.environ["QUEUE"]
+    app.conf.task_queues = [Queue(queue, routing_key=queue, queue_arguments={"x-queue-type": "quorum"})]
+
+
+@app.task(name="tk.sum")
+def total(numbers):
+    return sum(numbers)
+
+
+@app.task(name="tk.sleep")
+def sleep(seconds):
+    time.sleep(seconds)
+    return seconds
+
+
+@app.task(name="tk.errback")
+def errback(failed_id):
+    """One required argument: called with the id of what failed."""
+    return f"saw {failed_id}"
 
 
 @app.task(name="tk.fail")
