@@ -1,4 +1,4 @@
-//! The operator's HTTP server: `/livez`, `/readyz` and `/metrics`.
+//! The operator's HTTP servers: `/livez`, `/readyz` and `/metrics` for all, `/log-level` for who may forward a port of the pod.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
 
+use crate::logging::Level;
 use crate::metrics::Metrics;
 
 /// What the server answers from.
@@ -40,6 +41,28 @@ pub async fn serve(address: SocketAddr, health: Arc<Health>) -> std::io::Result<
     let listener = TcpListener::bind(address).await?;
     tracing::info!(%address, "serving /livez, /readyz and /metrics");
     axum::serve(listener, router(health)).await
+}
+
+/// Serves `/log-level` until the process ends: GET tells what is logged, PUT changes it. Whoever reaches the address may do so; it is to be
+/// one of the loopback interface.
+///
+/// # Errors
+/// When the address can't be listened on.
+pub async fn serve_admin(address: SocketAddr, level: Level) -> std::io::Result<()> {
+    let listener = TcpListener::bind(address).await?;
+    let router = Router::new().route("/log-level", get(log_level).put(set_log_level)).with_state(level);
+    axum::serve(listener, router).await
+}
+
+async fn log_level(State(level): State<Level>) -> String {
+    format!("{}\n", level.get())
+}
+
+async fn set_log_level(State(level): State<Level>, filter: String) -> (StatusCode, String) {
+    match level.set(&filter) {
+        Ok(()) => (StatusCode::OK, format!("{}\n", level.get())),
+        Err(error) => (StatusCode::BAD_REQUEST, format!("{error}: `{}`\n", filter.trim())),
+    }
 }
 
 fn router(health: Arc<Health>) -> Router {

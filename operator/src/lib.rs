@@ -5,7 +5,7 @@
 //!   controller/    observe ──► plan ──► apply ──► update_status      calls to Kubernetes
 //!   plan/                      plan                                  pure: decisions, objects, conditions
 //!   broker/        one connection per RabbitMQ: reads, declares, listens to workers
-//!   leader, http, metrics      around it
+//!   leader, http, logging, metrics   around it
 //! ```
 //!
 //! To change when and how far it scales, see [`plan::autoscaler`]; to change what users may write, [`api::v1alpha1`].
@@ -15,5 +15,6 @@ pub mod broker;
 pub mod controller;
 pub mod http;
 pub mod leader;
+pub mod logging;
 pub mod metrics;
 pub mod plan;

@@ -13,12 +13,12 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use kube::Client;
 use soloist_operator::api;
 use soloist_operator::controller::watch::{Operator, Settings};
-use soloist_operator::http::{Health, serve};
+use soloist_operator::http::{Health, serve, serve_admin};
 use soloist_operator::leader::Election;
+use soloist_operator::logging::Level;
 use soloist_operator::metrics::Metrics;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tracing_subscriber::EnvFilter;
 
 /// Longest wait for reconciliations under way when the operator is to stop.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(8);
@@ -51,6 +51,11 @@ struct Run {
     /// Where to serve /livez, /readyz and /metrics.
     #[arg(long, env = "SOLOIST_HTTP_ADDRESS", default_value = "0.0.0.0:8080")]
     http_address: SocketAddr,
+
+    /// Where to serve /log-level: an address of the loopback interface, which is reached by `kubectl port-forward` only. Not served if
+    /// not set.
+    #[arg(long, env = "SOLOIST_ADMIN_ADDRESS", value_parser = loopback)]
+    admin_address: Option<SocketAddr>,
 
     /// Whether of several instances only one works, the one that holds the Lease.
     #[arg(
@@ -106,6 +111,16 @@ fn main() -> ExitCode {
     }
 }
 
+/// An address that only this machine, or this pod, can connect to.
+fn loopback(text: &str) -> Result<SocketAddr, String> {
+    let address: SocketAddr = text.parse().map_err(|_| "not an address with a port".to_owned())?;
+    if address.ip().is_loopback() {
+        Ok(address)
+    } else {
+        Err("not an address of the loopback interface".to_owned())
+    }
+}
+
 fn print_definitions() -> ExitCode {
     match api::custom_resource_definitions_yaml() {
         Ok(yaml) => {
@@ -120,10 +135,13 @@ fn print_definitions() -> ExitCode {
 }
 
 fn run(settings: Run) -> ExitCode {
-    if let Err(error) = start_logging(&settings.log, settings.log_format) {
-        eprintln!("soloist-operator: {error:#}");
-        return ExitCode::from(2);
-    }
+    let level = match Level::start(&settings.log, matches!(settings.log_format, LogFormat::Json)) {
+        Ok(level) => level,
+        Err(error) => {
+            eprintln!("soloist-operator: --log: {:#}", anyhow::Error::from(error));
+            return ExitCode::from(2);
+        }
+    };
     // Two crates speak TLS here, and both take the process's provider.
     if rustls::crypto::ring::default_provider().install_default().is_err() {
         tracing::warn!("another crypto provider is installed already");
@@ -135,7 +153,7 @@ fn run(settings: Run) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let result = runtime.block_on(operate(settings));
+    let result = runtime.block_on(operate(settings, level));
     // What still runs after leadership was lost must not finish in peace.
     runtime.shutdown_background();
     match result {
@@ -147,21 +165,8 @@ fn run(settings: Run) -> ExitCode {
     }
 }
 
-fn start_logging(filter: &str, format: LogFormat) -> anyhow::Result<()> {
-    // kube-rs opens a span of its own around each reconciliation; ours says the same.
-    let filter = EnvFilter::try_new(format!("kube_runtime::controller=warn,{filter}")).context("--log")?;
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match format {
-        LogFormat::Text => subscriber.init(),
-        LogFormat::Json => {
-            subscriber.json().flatten_event(true).with_current_span(true).with_span_list(false).init()
-        }
-    }
-    Ok(())
-}
-
 /// Runs until a signal comes or the leadership is lost.
-async fn operate(settings: Run) -> anyhow::Result<()> {
+async fn operate(settings: Run, level: Level) -> anyhow::Result<()> {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "soloist-operator");
     let mut config = kube::Config::infer().await.context("find the Kubernetes API server")?;
     // Names us in the API server's audit log.
@@ -176,6 +181,14 @@ async fn operate(settings: Run) -> anyhow::Result<()> {
     let operator = Operator::new(client.clone(), operator_settings, Arc::clone(&metrics));
     let health = Arc::new(Health::new(Arc::clone(&metrics), operator.metrics_refresher()));
     let server = tokio::spawn(serve(settings.http_address, Arc::clone(&health)));
+    if let Some(address) = settings.admin_address {
+        tokio::spawn(async move {
+            // A convenience: scaling goes on without.
+            if let Err(error) = serve_admin(address, level).await {
+                tracing::warn!(%address, %error, "can't serve /log-level");
+            }
+        });
+    }
 
     let (stop, stopping) = watch::channel(false);
     let mut terminate = signal(SignalKind::terminate()).context("listen to SIGTERM")?;
@@ -240,4 +253,17 @@ async fn operate(settings: Run) -> anyhow::Result<()> {
     }
     tracing::info!("stopped");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn log_level_is_served_to_the_own_pod_only() {
+        let parse =
+            |address: &str| Cli::try_parse_from(["soloist-operator", "--admin-address", address]).is_ok();
+        assert!(parse("127.0.0.1:8081") && parse("[::1]:8081"));
+        assert!(!parse("0.0.0.0:8081") && !parse("10.0.0.1:8081") && !parse("[::]:8081"));
+    }
 }
