@@ -9,7 +9,7 @@ use tracing::{info, warn};
 use crate::{
     backoff::{self, Backoff},
     broker::{Arrival, Incoming, Session, SessionOptions},
-    queues::Queues,
+    queues::{Queue, Queues},
     stop::Urgency,
     task::{CancelHandle, Cancellation},
     turns::{Turn, Turns},
@@ -92,6 +92,7 @@ async fn serve(work: &Work, session: &mut Session, queues: &Queues) -> Ended {
     let stop = &work.stop;
     let mut desired = queues.subscribe();
     let mut consumed = desired.borrow_and_update().clone();
+    queues.hold(&consumed);
     for queue in &consumed {
         session.consume(queue);
     }
@@ -161,11 +162,13 @@ async fn serve(work: &Work, session: &mut Session, queues: &Queues) -> Ended {
                     work.health.forget(&queue.name);
                     info!(queue = queue.name, "no longer consuming");
                 }
+                give_back_cancelled(session, &mut waiting, &wanted).await;
                 for queue in wanted.iter().filter(|queue| !consumed.contains(queue)) {
                     turns.add(&queue.name);
                     session.consume(queue);
                 }
                 consumed = wanted;
+                queues.hold(&consumed);
             }
         }
     }
@@ -181,6 +184,27 @@ async fn release(session: &mut Session, waiting: &mut VecDeque<Box<Arrival>>) {
     }
     for delivery in waiting.drain(..) {
         give_back(&delivery.acker).await;
+    }
+}
+
+/// Gives back what came from queues that aren't wanted any more, before or while they were cancelled.
+async fn give_back_cancelled(session: &mut Session, waiting: &mut VecDeque<Box<Arrival>>, wanted: &[Queue]) {
+    let mut others = Vec::new();
+    while let Some(incoming) = session.try_next() {
+        match incoming {
+            Incoming::Delivery(delivery) => waiting.push_back(delivery),
+            other => others.push(other),
+        }
+    }
+    for other in others {
+        session.put_back(other);
+    }
+    for delivery in std::mem::take(waiting) {
+        if wanted.iter().any(|queue| *queue.name == *delivery.queue) {
+            waiting.push_back(delivery);
+        } else {
+            give_back(&delivery.acker).await;
+        }
     }
 }
 

@@ -7,6 +7,8 @@ use std::{
 
 use tracing::info;
 
+use crate::queues::Queue;
+
 /// What readiness depends on. All parts must hold; the first that does not is the reason given.
 #[derive(Debug, Default)]
 struct Facts {
@@ -24,6 +26,9 @@ impl Facts {
         if self.draining {
             return Some("draining: finishing the present task, taking no more".to_owned());
         }
+        if self.queues.is_empty() {
+            return Some("drained: remote control has cancelled all queues".to_owned());
+        }
         let queue = || self.queues.values().flatten().next().cloned();
         self.disconnected.clone().or_else(queue).or_else(|| self.not_storing.clone())
     }
@@ -35,8 +40,9 @@ pub(crate) struct Health(Mutex<Facts>);
 
 impl Health {
     /// A worker that is about to consume from `queues`.
-    pub(crate) fn new<'a>(queues: impl IntoIterator<Item = &'a String>) -> Self {
-        let queues = queues.into_iter().map(|queue| (queue.clone(), Some(not_yet(queue)))).collect();
+    pub(crate) fn new(queues: &[Queue]) -> Self {
+        let waits = |queue: &Queue| (queue.name.clone(), Some(not_yet(&queue.name)));
+        let queues = queues.iter().map(waits).collect();
         let disconnected = Some("connecting to the broker".to_owned());
         Self(Mutex::new(Facts { disconnected, queues, ..Facts::default() }))
     }
@@ -79,7 +85,8 @@ impl Health {
     /// Whether all queues are consumed from.
     pub(crate) fn is_consuming(&self) -> bool {
         let facts = self.facts();
-        !facts.draining && facts.disconnected.is_none() && facts.queues.values().all(Option::is_none)
+        let all_queues = !facts.queues.is_empty() && facts.queues.values().all(Option::is_none);
+        !facts.draining && facts.disconnected.is_none() && all_queues
     }
 
     /// Why the worker isn't ready; `None` if it is.
@@ -114,7 +121,7 @@ mod tests {
     use super::*;
 
     fn health() -> Health {
-        Health::new(&["red".to_owned(), "blue".to_owned()])
+        Health::new(&[Queue::named("red"), Queue::named("blue")])
     }
 
     #[test]
@@ -144,12 +151,23 @@ mod tests {
 
     #[test]
     fn a_store_that_is_down_makes_it_unready() {
-        let health = Health::new(&[]);
+        let health = Health::new(&[Queue::named("red")]);
         health.connected();
+        health.queue("red", None);
         health.set_not_storing(Some("redis is down".into()));
         assert_eq!(health.problem().as_deref(), Some("redis is down"));
         health.set_not_storing(None);
         assert_eq!(health.problem(), None);
+    }
+
+    #[test]
+    fn is_not_ready_once_all_queues_are_cancelled() {
+        let health = Health::new(&[Queue::named("red")]);
+        health.connected();
+        health.queue("red", None);
+        health.forget("red");
+        assert!(health.problem().unwrap().starts_with("drained"));
+        assert!(!health.is_consuming());
     }
 
     #[test]

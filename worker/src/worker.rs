@@ -1,6 +1,8 @@
 //! The worker: what it is told, and how it starts and stops.
 
-use std::{borrow::Cow, io, net::SocketAddr, os::unix::process::CommandExt, sync::Arc, time::Duration};
+use std::{
+    borrow::Cow, io, net::SocketAddr, os::unix::process::CommandExt, path::PathBuf, sync::Arc, time::Duration,
+};
 
 use celery_client::{BrokerAddress, ResultStoreAddress};
 use celery_protocol::event;
@@ -87,6 +89,7 @@ pub struct WorkerBuilder {
     time_limits: TimeLimits,
     registry: Registry,
     mounted: Mounted,
+    state_dir: Option<PathBuf>,
 }
 
 impl Worker {
@@ -105,6 +108,7 @@ impl Worker {
             time_limits: TimeLimits::default(),
             registry: Registry::default(),
             mounted: Mounted::default(),
+            state_dir: None,
         }
     }
 
@@ -199,6 +203,14 @@ impl WorkerBuilder {
         self
     }
 
+    /// Remembers in this directory which queues remote control has cancelled: a worker that was told to take no more tasks takes none
+    /// after a restart either. In a pod it is to outlive the container, as an `emptyDir` does. Not remembered until told where.
+    #[must_use]
+    pub fn state_dir(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.state_dir = Some(directory.into());
+        self
+    }
+
     /// Registers `function` as the task called `name`: a plain `fn`, run on a thread where it may block, or an `async
     /// fn`. See [`Task`] for naming its parameters.
     #[must_use]
@@ -230,7 +242,8 @@ impl WorkerBuilder {
         let stop = Stop::new();
         stop.on_signals()?;
         tokio::spawn(std::mem::take(&mut self.mounted).watch(stop.clone()));
-        let health = Arc::new(Health::new(&self.queues));
+        let queues = Arc::new(Queues::new(std::mem::take(&mut self.queues), self.state_dir.take()));
+        let health = Arc::new(Health::new(&queues.list()));
         let metrics = Arc::new(Metrics::new(self.registry.served(), crate::VERSION)?);
         if let Some(address) = self.http {
             let exposed = http::Exposed { health: Arc::clone(&health), metrics: Arc::clone(&metrics) };
@@ -275,6 +288,7 @@ impl WorkerBuilder {
             registry,
             executor,
             tracker: Arc::default(),
+            postponed: Arc::default(),
             revoked: Arc::default(),
             limits: Arc::new(Limits::new(self.time_limits)),
             done: Done::default(),
@@ -286,7 +300,6 @@ impl WorkerBuilder {
             metrics,
             stop,
         };
-        let queues = Arc::new(Queues::new(self.queues));
         let panel = Panel {
             node: Arc::clone(&work.node),
             app: self.app,
@@ -297,6 +310,7 @@ impl WorkerBuilder {
             clock,
             registry: Arc::clone(&work.registry),
             tracker: Arc::clone(&work.tracker),
+            postponed: Arc::clone(&work.postponed),
             revoked: Arc::clone(&work.revoked),
             limits: Arc::clone(&work.limits),
             queues: Arc::clone(&queues),

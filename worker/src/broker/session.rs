@@ -154,6 +154,12 @@ impl Session {
         self.incoming.try_recv().ok()
     }
 
+    /// Puts back what came out of [`Session::try_next`].
+    pub(crate) fn put_back(&self, incoming: Incoming) {
+        // The session holds the receiver itself, so the channel is never closed.
+        let _ = self.sender.send(incoming);
+    }
+
     /// Closes the connection, after everything sent before has reached the broker.
     pub(crate) async fn close(self) {
         if let Err(error) = answer("close the connection", self.connection.close(200, "done".into())).await {

@@ -161,3 +161,46 @@ async fn of_two_workers_with_one_name_the_second_waits_for_it() {
     });
     broker.remove(&queue);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
+async fn a_worker_without_queues_is_drained_when_its_task_is_done_and_a_restart_does_not_change_that() {
+    let queue = unique("drained");
+    let broker = Broker::connect().await;
+    let directory = std::env::temp_dir().join(&queue);
+    std::fs::create_dir(&directory).unwrap();
+    let started =
+        || worker(&queue).env("SOLOIST_STATE_DIR", directory.to_str().unwrap()).env("SOLOIST_LOG", "debug");
+    let first = started().ready();
+    let (running, waiting) = (unique("id"), unique("id"));
+    broker.publish(&queue, Message::call(&running, "tasks.sleep", &json!([2]))).await;
+    first.wait_until_running(&running);
+    let ask = |node: &str, command: &[(&str, Value)]| -> Vec<Value> {
+        control(node, command).into_iter().map(|(reply, _)| reply).collect()
+    };
+    let questions = ["active_queues", "active", "reserved", "scheduled"].map(|method| (method, json!({})));
+    ask(&first.node, &[("cancel_consumer", json!({"queue": queue}))]);
+    broker.publish(&queue, Message::call(&waiting, "tasks.add", &json!([1, 2]))).await;
+    let consuming = |node: &str, wanted: usize| {
+        eventually("the worker consumes or not", || {
+            let answers = ask(node, &questions);
+            (answers[0].as_array().unwrap().len() == wanted).then_some(answers)
+        })
+    };
+    assert_eq!(consuming(&first.node, 0)[1][0]["id"], json!(running), "the task goes on");
+    eventually("its task is done", || (ask(&first.node, &questions) == vec![json!([]); 4]).then_some(()));
+    assert!(stored(&running).is_some(), "its result was stored before");
+    assert_eq!(first.get("/readyz").0, 503);
+    broker.wait_for_counts(&queue, 1, 0).await;
+    drop(first);
+
+    let second = started().spawn();
+    second.wait_for("listening to remote control", |_| true);
+    assert_eq!(consuming(&second.node, 0).len(), 4);
+    broker.wait_for_counts(&queue, 1, 0).await;
+    ask(&second.node, &[("add_consumer", json!({"queue": queue}))]);
+    second.wait_for("task succeeded", |entry| entry["id"] == waiting);
+    assert_eq!(second.get("/readyz").0, 200);
+    std::fs::remove_dir_all(&directory).unwrap();
+    broker.remove(&queue);
+}
