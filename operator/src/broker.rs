@@ -20,6 +20,7 @@ mod management;
 mod policies;
 mod poller;
 mod reading;
+mod reports;
 mod state;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

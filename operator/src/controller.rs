@@ -27,12 +27,13 @@ use self::observe::{Observed, observe};
 use self::update_status::update_status;
 use crate::api::v1alpha1::TaskQueue;
 use crate::metrics::Outcome;
-use crate::plan::autoscaler::{self, Decision, Observation, Policy};
+use crate::plan::autoscaler::{self, Decision, Policy};
 use crate::plan::changes::{Changes, applied_hash, changes, replicas};
 use crate::plan::deployment::deployment;
+use crate::plan::law::{self, Observation};
 use crate::plan::reason::Reason;
 use crate::plan::status::{BrokerState, Problem, Workers};
-use crate::plan::workers::{running, starting_ends_in, workers};
+use crate::plan::workers::{starting_ends_in, workers};
 
 /// A TaskQueue is looked at this often even if nothing seems to have changed.
 const RESYNC: Duration = Duration::from_secs(300);
@@ -101,19 +102,16 @@ impl Plan {
 
 /// The second step of a reconciliation: decides, from what was observed and what was wanted before.
 fn plan(task_queue: &TaskQueue, observed: &Observed, memory: &mut Memory, now: Instant) -> Plan {
-    let (running, all_running) = running(&observed.pods, &observed.active);
+    let policy = Policy::new(&task_queue.spec, observed.claim.is_some(), Timestamp::now());
+    let asked_for = observed.deployment.as_ref().map_or(policy.law.min, replicas);
     let observation = Observation {
         backlog: observed.backlog,
-        running,
-        replicas: observed.deployment.as_ref().map(replicas),
+        tasks: observed.tasks,
+        workers: law::Workers { asked_for, ..observed.workers.clone() },
     };
-    let policy = Policy::new(&task_queue.spec, observed.claim.is_some());
-    if memory.history.current().is_none() {
-        // What a former leader asked for was wanted until now, as far as is known.
-        memory.history.record(now, observation.replicas.unwrap_or(policy.min), policy.stabilization);
-    }
-    let decision = autoscaler::decide(&observation, &memory.history, &policy, now);
-    memory.history.record(now, decision.wanted, policy.stabilization);
+    let (decision, history) =
+        autoscaler::decide(&observation, std::mem::take(&mut memory.history), &policy, now);
+    memory.history = history;
 
     let wanted = task_queue
         .spec
@@ -136,7 +134,7 @@ fn plan(task_queue: &TaskQueue, observed: &Observed, memory: &mut Memory, now: I
         changes: changes(task_queue, wanted, observed.deployment.as_ref(), &decision, drift_is_known),
         decision,
         workers,
-        running: all_running,
+        running: (observed.tasks.silent_workers == 0).then_some(observed.tasks.running),
     }
 }
 
@@ -163,7 +161,7 @@ fn next_look(
         || broker_problem.is_some_and(has)
         || workers.problem.as_ref().is_some_and(has);
     let starting = starting_ends_in(&observed.pods, Timestamp::now());
-    let waits = [decision.recheck_after, put_off, starting, recheck.then_some(RECHECK), Some(RESYNC)];
+    let waits = [Some(decision.recheck_after), put_off, starting, recheck.then_some(RECHECK), Some(RESYNC)];
     Action::requeue(waits.into_iter().flatten().min().unwrap_or(RESYNC))
 }
 

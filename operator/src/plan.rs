@@ -17,6 +17,7 @@ pub mod drift;
 pub mod law;
 pub mod metadata;
 pub mod reason;
+pub mod schedule;
 pub mod status;
 pub mod topology;
 pub mod workers;

@@ -108,7 +108,7 @@ pub struct TaskQueueSpec {
     pub results: Option<ResultsSpec>,
 
     /// The queues that the workers consume. When left out: one queue, named as the TaskQueue. Queues are declared on the broker
-    /// and declared anew if somebody deletes them; removing one here, or the TaskQueue, leaves the queue and its messages on the broker.
+    /// and declared anew if somebody deletes them; removing one here leaves the queue and its messages on the broker.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(
@@ -471,7 +471,18 @@ impl Default for Resources {
 
 /// How many workers run, and when that changes.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[x_kube(validation = Rule::new("self.minReplicas <= self.maxReplicas").message("scaling.minReplicas may not be greater than scaling.maxReplicas"))]
+#[x_kube(
+    validation = Rule::new("self.minReplicas <= self.maxReplicas")
+        .message("scaling.minReplicas may not be greater than scaling.maxReplicas"),
+    validation = Rule::new("!(has(self.maxWaitSeconds) && has(self.tasksPerWorker))")
+        .message("scaling.maxWaitSeconds and scaling.tasksPerWorker exclude each other: say how long a task may wait, or how many tasks there are for one worker"),
+    validation = Rule::new("!self.paused || self.mode == 'Auto'")
+        .message("scaling.paused holds the number of workers, which modes Recommend and Off leave alone anyway: remove it, or set scaling.mode to Auto"),
+    validation = Rule::new("!has(self.fallback) || self.fallback.replicas <= self.maxReplicas")
+        .message("scaling.fallback.replicas may not be greater than scaling.maxReplicas"),
+    validation = Rule::new("!has(self.schedules) || self.schedules.all(s, (has(s.minReplicas) ? s.minReplicas : self.minReplicas) <= (has(s.maxReplicas) ? s.maxReplicas : self.maxReplicas))")
+        .message("in scaling.schedules, minReplicas may not be greater than maxReplicas; what a schedule leaves out is taken from scaling"),
+)]
 #[serde(rename_all = "camelCase")]
 pub struct ScalingSpec {
     /// Fewest workers, also when nothing waits. 0 (the default) means that an idle TaskQueue costs nothing.
@@ -483,39 +494,114 @@ pub struct ScalingSpec {
     #[schemars(range(min = 1, max = 10000))]
     pub max_replicas: u16,
 
-    /// How many tasks there are for one worker: the number of workers is (messages ready + tasks running) / tasksPerWorker, rounded
-    /// up. When left out: 1, the quickest and the most expensive; 10 means that a worker does about ten tasks of a burst one after the other.
+    /// How many seconds a task may wait for a worker. The operator finds out how many tasks arrive, how long they take and how long a
+    /// worker takes to start, and runs as few workers as keep the wait. Shorter than a start, it keeps idle workers ready; longer, an
+    /// idle TaskQueue costs nothing. When neither this nor tasksPerWorker is given: 30.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 86400))]
+    pub max_wait_seconds: Option<u32>,
+
+    /// How many tasks there are for one worker, instead of maxWaitSeconds: the number of workers is
+    /// (messages ready + tasks running) / tasksPerWorker, rounded up. 1 is the quickest and the most expensive; 10 means that a worker does
+    /// about ten tasks of a burst one after the other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000))]
     pub tasks_per_worker: Option<u32>,
+
+    /// Auto (the default): the operator sets the number of workers. Recommend: it says in status.decision what it would set, and leaves
+    /// the number to whoever else sets it, such as a HorizontalPodAutoscaler on the workers' Deployment. Off: it doesn't even say.
+    /// spec.replicas counts in every mode.
+    #[serde(default)]
+    pub mode: ScalingMode,
+
+    /// Hold the number of workers where it is. The backlog is still shown.
+    #[serde(default)]
+    pub paused: bool,
+
+    /// Times at which other bounds hold than minReplicas and maxReplicas: more workers before the working day begins, fewer while a
+    /// database is being backed up. Where two of them overlap, the later one in the list counts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub schedules: Vec<ScheduleSpec>,
 
     /// How careful scale-in is. Scale-out is always immediate.
     #[serde(default)]
     pub scale_down: ScaleDownSpec,
 
-    /// Hold the number of workers where it is. The backlog is still shown.
-    #[serde(default)]
-    pub paused: bool,
+    /// How many workers to have at least when the backlog has not been known for long, as when the broker can't be reached. When left
+    /// out, the number is held. It only adds workers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<FallbackSpec>,
+}
+
+/// What the operator does about the number of workers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum ScalingMode {
+    /// It sets it.
+    #[default]
+    Auto,
+    /// It says what it would be.
+    Recommend,
+    /// Nothing.
+    Off,
+}
+
+/// A time, again and again, at which other bounds hold.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[x_kube(validation = Rule::new("has(self.minReplicas) || has(self.maxReplicas)").message("a schedule needs minReplicas, maxReplicas, or both"))]
+#[serde(rename_all = "camelCase")]
+pub struct ScheduleSpec {
+    /// When it begins: minute, hour, day of month, month, day of week, as in a crontab. `30 7 * * MON-FRI` is half past seven on working
+    /// days.
+    #[schemars(length(min = 9, max = 100), regex(pattern = r"^\S+(\s+\S+){4}$"))]
+    pub cron: String,
+
+    /// The time zone of cron, by its name in the IANA database, such as Europe/Berlin. When left out: UTC.
+    #[serde(default = "utc")]
+    #[schemars(length(min = 1, max = 64))]
+    pub time_zone: String,
+
+    /// How many seconds it lasts.
+    #[schemars(range(min = 60, max = 2_678_400))]
+    pub duration_seconds: u32,
+
+    /// Fewest workers in that time. When left out: scaling.minReplicas.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 10000))]
+    pub min_replicas: Option<u16>,
+
+    /// Most workers in that time. When left out: scaling.maxReplicas.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10000))]
+    pub max_replicas: Option<u16>,
+}
+
+fn utc() -> String {
+    "UTC".to_owned()
 }
 
 /// How careful scale-in is.
-#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ScaleDownSpec {
-    /// Workers are taken away only down to the greatest number that was needed within this many seconds.
-    #[serde(default = "stabilization_seconds")]
+    /// Workers are taken away only down to the greatest number that was needed within this many seconds, and once in this time at most.
+    /// When left out: four times what a worker takes to start, or twice what a task takes (120 at most), whichever is longer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 3600))]
-    pub stabilization_seconds: u32,
+    pub stabilization_seconds: Option<u32>,
 }
 
-impl Default for ScaleDownSpec {
-    fn default() -> Self {
-        Self { stabilization_seconds: stabilization_seconds() }
-    }
-}
+/// What to do when the backlog has not been known for long.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FallbackSpec {
+    /// For how many seconds the backlog must not have been known.
+    #[schemars(range(min = 10, max = 86400))]
+    pub after_seconds: u32,
 
-fn stabilization_seconds() -> u32 {
-    30
+    /// Workers to have then, at least.
+    #[schemars(range(min = 1, max = 10000))]
+    pub replicas: u16,
 }
 
 /// What the operator saw and did last. It can be rebuilt from the cluster and the broker at any time.
@@ -566,18 +652,82 @@ pub struct TaskQueueStatus {
     pub decision: Option<DecisionStatus>,
 }
 
-/// Why the number of workers is what it is.
-#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// Why the number of workers is what it is: what was observed, what follows from it, and the bounds. Averages are rounded to two digits.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DecisionStatus {
-    /// The number decided on.
+    /// The number decided on, or recommended.
     pub replicas: u16,
 
-    /// What the number rests on, from a closed list, for example Backlog, Stabilizing, Paused or BacklogUnknown.
+    /// What the number rests on, from a closed list, for example Backlog, Load, Stabilizing, Paused or BacklogUnknown.
     pub reason: String,
 
     /// The decision as a sentence: `37 = ceil((350 ready + 20 running) / 10)`.
     pub message: String,
+
+    /// Messages that waited. Absent if that wasn't known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready: Option<u64>,
+
+    /// Tasks that ran.
+    #[serde(default)]
+    pub running: u32,
+
+    /// Seconds that the oldest waiting message has waited.
+    #[serde(default)]
+    pub oldest_wait_seconds: f64,
+
+    /// Tasks that arrive, a second.
+    #[serde(default)]
+    pub arrival_rate: f64,
+
+    /// Seconds over which arrivalRate is an average: fewer after a change of the load.
+    #[serde(default)]
+    pub arrival_rate_window_seconds: f64,
+
+    /// Seconds that a task takes.
+    #[serde(default)]
+    pub service_seconds: f64,
+
+    /// Seconds from the creation of a pod to its first task, the 95th percentile.
+    #[serde(default)]
+    pub startup_seconds: f64,
+
+    /// Workers that are busy on average: arrivalRate times serviceSeconds.
+    #[serde(default)]
+    pub offered_load: f64,
+
+    /// Workers for what arrives.
+    #[serde(default)]
+    pub load_workers: u32,
+
+    /// Workers for what waits, so that it starts in time.
+    #[serde(default)]
+    pub backlog_workers: u32,
+
+    /// Workers that could have something to do. More are never wanted.
+    #[serde(default)]
+    pub useful_workers: u32,
+
+    /// Workers wanted: the greater of loadWorkers and backlogWorkers, but no more than usefulWorkers.
+    #[serde(default)]
+    pub wanted: u32,
+
+    /// The greatest number wanted within the last windowSeconds. Fewer workers than this are not asked for.
+    #[serde(default)]
+    pub wanted_within_window: u32,
+
+    /// Seconds for which a number that was wanted is kept.
+    #[serde(default)]
+    pub window_seconds: f64,
+
+    /// Fewest workers at this time, schedules considered.
+    #[serde(default)]
+    pub min_replicas: u16,
+
+    /// Most workers at this time, schedules considered.
+    #[serde(default)]
+    pub max_replicas: u16,
 }
 
 fn pod_template_overlay(_: &mut SchemaGenerator) -> Schema {

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use celery_client::amqp::short;
-use celery_protocol::event::{EXCHANGE, Event, EventKind};
+use celery_protocol::event::{EXCHANGE, Event, EventKind, WorkerState};
 use futures_util::StreamExt as _;
 use lapin::options::{BasicConsumeOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
@@ -11,6 +11,7 @@ use lapin::{Connection, Consumer, ExchangeKind};
 use tokio::time::{Duration, sleep};
 
 use super::connection::{Failure, Lost, answered};
+use super::reports::Counts;
 use super::state::Shared;
 
 /// Heartbeats that wait longer than this in our queue say nothing any more.
@@ -83,13 +84,19 @@ fn take_in(body: &[u8], shared: &Shared) {
     for event in events {
         match event.kind {
             EventKind::WorkerHeartbeat(worker) | EventKind::WorkerOnline(worker) => {
-                // Python's answer to the `heartbeat` command doesn't say it.
-                if let Some(active) = worker.active {
-                    shared.heartbeat(event.hostname, active, Instant::now());
+                // Python's answer to the `heartbeat` command doesn't say it. Who never says it is silent.
+                if let Some(counts) = counts(&worker) {
+                    shared.heartbeat(&event.hostname, counts, Instant::now());
                 }
             }
-            EventKind::WorkerOffline(_) => shared.offline(&event.hostname),
+            EventKind::WorkerOffline(worker) => {
+                shared.offline(&event.hostname, counts(&worker), Instant::now());
+            }
             _ => {}
         }
     }
+}
+
+fn counts(worker: &WorkerState) -> Option<Counts> {
+    Some(Counts { active: worker.active?, processed: worker.processed? })
 }

@@ -17,7 +17,7 @@ use lapin::{Channel, Connection};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::connection::{Failure, Lost, answered};
-use super::reading::SETTLE;
+use super::reading::{Answer, SETTLE};
 use super::state::Shared;
 use crate::metrics::Metrics;
 
@@ -78,7 +78,7 @@ enum Interruption {
     Silence,
 }
 
-type Lengths = Vec<(String, u64, Duration)>;
+type Lengths = Vec<Answer>;
 
 impl Poller<'_> {
     /// Reads these queues: name, messages ready and time to the answer of each one that could be read.
@@ -200,7 +200,12 @@ async fn read_row(channel: &Channel, row: &[String]) -> (Lengths, Option<Interru
             Ok(Some(Ok(answer))) => {
                 let now = Instant::now();
                 // Answers come one after the other, so the time since the one before is what this queue took.
-                lengths.push((queue.clone(), u64::from(answer.message_count()), now.duration_since(last)));
+                lengths.push(Answer {
+                    queue: queue.clone(),
+                    ready: answer.message_count().into(),
+                    consumers: answer.consumer_count(),
+                    took: now.duration_since(last),
+                });
                 last = now;
             }
             Ok(Some(Err(error))) => return (lengths, Some(Interruption::Refused(error))),

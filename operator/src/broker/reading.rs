@@ -26,6 +26,21 @@ pub(super) struct Reading {
     empty_since: Option<Instant>,
     /// Since when it grows, and how long it was when read last.
     growing: Option<(Instant, u64)>,
+    /// Consumers, as last said; absent if not on this connection.
+    consumers: Option<u32>,
+}
+
+/// The answer of a broker about one queue.
+#[derive(Clone, Debug)]
+pub(super) struct Answer {
+    /// The queue's name.
+    pub(super) queue: String,
+    /// Messages ready.
+    pub(super) ready: u64,
+    /// Consumers.
+    pub(super) consumers: u32,
+    /// How long it came after the question, or after the answer before it.
+    pub(super) took: Duration,
 }
 
 impl Reading {
@@ -49,7 +64,17 @@ impl Reading {
                 return;
             }
         }
-        *self = Self { ready: Some(ready), read_at: Some(now), empty_since: None, growing: None };
+        *self = Self { ready: Some(ready), read_at: Some(now), empty_since: None, growing: None, ..*self };
+    }
+
+    /// Takes in the number of consumers. It is believed at once: too few of them only means not to take workers away.
+    pub(super) fn attached(&mut self, consumers: u32) {
+        self.consumers = Some(consumers);
+    }
+
+    /// Consumers; absent if they weren't read on this connection.
+    pub(super) fn consumers(&self) -> Option<u32> {
+        self.consumers
     }
 
     /// Whether the queue is to be read again soon.

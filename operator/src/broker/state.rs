@@ -7,15 +7,13 @@ use std::time::{Duration, Instant};
 use kube::runtime::reflector::ObjectRef;
 use tokio::sync::Notify;
 
-use super::reading::Reading;
-use super::{SILENT_AFTER, STALE_AFTER, Trigger};
+use super::reading::{Answer, Reading};
+use super::reports::{Counts, Reports};
+use super::{STALE_AFTER, Trigger};
 use crate::api::v1alpha1::TaskQueue;
 use crate::plan::autoscaler::Backlog;
 use crate::plan::status::{BrokerState, Policies, Problem, QueueState};
 use crate::plan::topology::{Queue, Topology};
-
-/// A worker that hasn't been heard of for this long is forgotten.
-const FORGET_WORKER_AFTER: Duration = Duration::from_secs(60);
 
 /// What is known about the broker and the queues of one TaskQueue.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,6 +26,12 @@ pub struct View {
     pub backlog: Backlog,
     /// Tasks that each of the subscribed workers runs; absent for those that haven't said so lately.
     pub active: HashMap<String, u32>,
+    /// For how long the task has been running that runs the longest.
+    pub longest_running: Duration,
+    /// Tasks that workers have finished since the subscription began.
+    pub finished: u64,
+    /// Consumers on the queue that has the fewest; absent if they are not known of every queue.
+    pub attached: Option<u32>,
     /// When the backlog last changed.
     pub backlog_changed_at: Option<Instant>,
 }
@@ -47,12 +51,14 @@ struct State {
     readings: HashMap<String, Reading>,
     /// Queues that were not there when they were to be read. They are left out until they have been declared anew.
     absent: HashSet<String>,
-    heartbeats: HashMap<String, Heartbeat>,
+    reports: Reports,
 }
 
 struct Subscription {
     topology: Arc<Topology>,
     nodes: Vec<String>,
+    /// Tasks finished, as at the last reading.
+    finished: u64,
     declared: Declared,
     policies: Policies,
     /// What the TaskQueue was told last.
@@ -81,15 +87,6 @@ struct Told {
     running: u32,
 }
 
-#[derive(Clone, Copy)]
-struct Heartbeat {
-    active: u32,
-    /// What `active` was when the queues were read last. A task that a worker takes leaves the queue and shows here, and would
-    /// count twice if one were older than the other.
-    active_when_read: Option<u32>,
-    seen_at: Instant,
-}
-
 /// A topology that is to be declared.
 pub(super) struct Due {
     pub(super) task_queue: ObjectRef<TaskQueue>,
@@ -109,7 +106,7 @@ impl Shared {
             subscriptions: HashMap::new(),
             readings: HashMap::new(),
             absent: HashSet::new(),
-            heartbeats: HashMap::new(),
+            reports: Reports::default(),
         };
         Self { state: Mutex::new(state), trigger, declarations: Notify::new(), policies: Notify::new() }
     }
@@ -135,6 +132,7 @@ impl Shared {
         let subscription = Subscription {
             topology: Arc::clone(topology),
             nodes,
+            finished: 0,
             declared: Declared::Due,
             policies: Policies::Pending,
             told: None,
@@ -164,6 +162,9 @@ impl Shared {
             queues: state.queue_state(subscription),
             backlog: state.backlog(subscription, now),
             active: state.active(subscription, now).map(|(node, active)| (node.to_owned(), active)).collect(),
+            longest_running: state.longest_running(subscription, now),
+            finished: subscription.finished,
+            attached: state.attached(subscription),
             backlog_changed_at: subscription.backlog_changed_at,
         })
     }
@@ -229,15 +230,14 @@ impl Shared {
     }
 
     /// Takes in what was read and tells the TaskQueues for which something has changed. Returns whether some queue is growing.
-    pub(super) fn read(&self, lengths: Vec<(String, u64, Duration)>, now: Instant) -> bool {
+    pub(super) fn read(&self, answers: Vec<Answer>, now: Instant) -> bool {
         let mut state = self.state();
-        for (queue, ready, took) in lengths {
-            state.readings.entry(queue).or_default().update(ready, took, now);
+        for Answer { queue, ready, consumers, took } in answers {
+            let reading = state.readings.entry(queue).or_default();
+            reading.update(ready, took, now);
+            reading.attached(consumers);
         }
-        state.heartbeats.retain(|_, heartbeat| {
-            heartbeat.active_when_read = Some(heartbeat.active);
-            now.duration_since(heartbeat.seen_at) < FORGET_WORKER_AFTER
-        });
+        state.settle_reports(now);
         self.tell(&mut state, now);
         state.readings.values().any(Reading::is_growing)
     }
@@ -258,15 +258,13 @@ impl Shared {
     }
 
     /// Takes in a heartbeat of a worker.
-    pub(super) fn heartbeat(&self, node: String, active: u32, now: Instant) {
-        let mut state = self.state();
-        let active_when_read = state.heartbeats.get(&node).and_then(|heartbeat| heartbeat.active_when_read);
-        state.heartbeats.insert(node, Heartbeat { active, active_when_read, seen_at: now });
+    pub(super) fn heartbeat(&self, node: &str, counts: Counts, now: Instant) {
+        self.state().reports.take_in(node, counts, now);
     }
 
     /// A worker says that it stops.
-    pub(super) fn offline(&self, node: &str) {
-        self.state().heartbeats.remove(node);
+    pub(super) fn offline(&self, node: &str, counts: Option<Counts>, now: Instant) {
+        self.state().reports.offline(node, counts, now);
     }
 
     /// A topology that is to be declared now.
@@ -401,11 +399,27 @@ impl State {
         subscription: &'a Subscription,
         now: Instant,
     ) -> impl Iterator<Item = (&'a str, u32)> + 'a {
-        subscription.nodes.iter().filter_map(move |node| {
-            let heartbeat = self.heartbeats.get(node)?;
-            let active = heartbeat.active_when_read.unwrap_or(heartbeat.active);
-            (now.duration_since(heartbeat.seen_at) < SILENT_AFTER).then_some((node.as_str(), active))
-        })
+        let active = move |node: &'a String| Some((node.as_str(), self.reports.active(node, now)?));
+        subscription.nodes.iter().filter_map(active)
+    }
+
+    fn longest_running(&self, subscription: &Subscription, now: Instant) -> Duration {
+        let busy = subscription.nodes.iter().filter_map(|node| self.reports.busy_for(node, now));
+        busy.max().unwrap_or_default()
+    }
+
+    fn attached(&self, subscription: &Subscription) -> Option<u32> {
+        let consumers = subscription.topology.consumed().map(|queue| self.readings.get(queue)?.consumers());
+        consumers.collect::<Option<Vec<_>>>()?.into_iter().min()
+    }
+
+    /// Makes what workers have said until now part of the reading.
+    fn settle_reports(&mut self, now: Instant) {
+        for subscription in self.subscriptions.values_mut() {
+            let finished = subscription.nodes.iter().map(|node| self.reports.count_finished(node));
+            subscription.finished += finished.sum::<u64>();
+        }
+        self.reports.settle(now);
     }
 
     fn forget_unused_readings(&mut self) {

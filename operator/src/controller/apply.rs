@@ -15,6 +15,7 @@ use super::observe::Observed;
 use crate::api::v1alpha1::TaskQueue;
 use crate::plan::autoscaler::{Decision, DecisionReason};
 use crate::plan::changes::{Changes, applied_hash, belongs_to, has_drifted, name_conflict, replicas, trim};
+use crate::plan::law;
 use crate::plan::metadata::{AUTOSCALER, OPERATOR, deployment_name};
 use crate::plan::reason::Reason;
 use crate::plan::status::Problem;
@@ -190,9 +191,9 @@ async fn tell(
     let direction = if to > from { "up" } else { "down" };
     context.metrics.scale_decisions.with_label_values(&[direction, decision.reason.as_str()]).inc();
     // What waited for the stabilization window wasn't late.
-    if let (Some(changed), DecisionReason::Backlog, "up") =
-        (observed.backlog_changed_at, decision.reason, direction)
-    {
+    let prompt =
+        [law::Reason::Backlog, law::Reason::Ceiling].map(DecisionReason::Law).contains(&decision.reason);
+    if let (Some(changed), true, "up") = (observed.backlog_changed_at, prompt, direction) {
         context.metrics.decision_latency.observe(Instant::now().duration_since(changed).as_secs_f64());
     }
     tracing::info!(from, to, reason = %decision.reason, decision = decision.sentence, "scaled");

@@ -147,6 +147,11 @@ impl Context {
         let _ = self.synchronized.subscribe().wait_for(|synchronized| *synchronized).await;
     }
 
+    /// How long workers took to start that came up since this was asked last.
+    pub(super) fn started(&self, task_queue: &ObjectRef<TaskQueue>) -> Vec<Duration> {
+        self.scopes().iter().flat_map(|scope| scope.pods.take_started(task_queue)).collect()
+    }
+
     /// The worker pods of a TaskQueue.
     pub(super) fn pods(&self, task_queue: &ObjectRef<TaskQueue>) -> Vec<WorkerPod> {
         self.scopes().iter().flat_map(|scope| scope.pods.of(task_queue)).collect()

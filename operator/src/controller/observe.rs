@@ -15,11 +15,12 @@ use crate::api::v1alpha1::TaskQueue;
 use crate::plan::autoscaler::Backlog;
 use crate::plan::changes::resource_version;
 use crate::plan::claims::{Claim, claim, holds, is_claimed};
+use crate::plan::law;
 use crate::plan::metadata::deployment_name;
 use crate::plan::reason::Reason;
 use crate::plan::status::{BrokerState, Problem, QueueState};
 use crate::plan::topology::Topology;
-use crate::plan::workers::WorkerPod;
+use crate::plan::workers::{WorkerPod, capacity, tasks};
 
 /// How old a Secret may be when the broker refuses what was in it.
 const REREAD_WHEN_REFUSED: Duration = Duration::from_secs(4);
@@ -36,8 +37,10 @@ pub(super) struct Observed {
     pub(super) queues: QueueState,
     pub(super) backlog: Backlog,
     pub(super) backlog_changed_at: Option<Instant>,
-    /// Tasks that run, by worker.
-    pub(super) active: HashMap<String, u32>,
+    /// Tasks that run, those of leaving workers included.
+    pub(super) tasks: law::Tasks,
+    /// The workers that are to take tasks.
+    pub(super) workers: law::Workers,
     pub(super) claim: Option<Claim>,
     pub(super) pods: Vec<WorkerPod>,
     pub(super) deployment: Option<Deployment>,
@@ -61,7 +64,8 @@ pub(super) async fn observe(
         queues: QueueState::WaitingForBroker,
         backlog: Backlog::Unknown,
         backlog_changed_at: None,
-        active: HashMap::new(),
+        tasks: tasks(&pods, &HashMap::new()),
+        workers: law::Workers { started: context.started(&key), ..capacity(&pods) },
         claim: None,
         deployment: deployment(task_queue, memory, context),
         results_problem: results_problem(task_queue, context).await?,
@@ -93,7 +97,12 @@ pub(super) async fn observe(
         observed.queues = view.queues;
         observed.backlog = view.backlog;
         observed.backlog_changed_at = view.backlog_changed_at;
-        observed.active = view.active;
+        observed.tasks = law::Tasks {
+            longest_running: view.longest_running,
+            finished: view.finished,
+            ..tasks(&observed.pods, &view.active)
+        };
+        observed.workers.attached = view.attached;
     }
     Ok(observed)
 }

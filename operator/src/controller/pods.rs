@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use kube::runtime::reflector::ObjectRef;
@@ -15,6 +17,12 @@ use crate::plan::workers::WorkerPod;
 
 type Key = ObjectRef<TaskQueue>;
 
+/// The API server tells the time of creation in whole seconds. A pod that seems no older than this was made just now.
+const JUST_NOW: Duration = Duration::from_secs(2);
+
+/// Start-up times that are kept for the next decision.
+const MOST_STARTED: usize = 64;
+
 /// Worker pods by TaskQueue and name.
 #[derive(Default)]
 pub(super) struct Pods {
@@ -24,9 +32,17 @@ pub(super) struct Pods {
 
 #[derive(Default)]
 struct Index {
-    task_queues: HashMap<Key, BTreeMap<String, WorkerPod>>,
+    task_queues: HashMap<Key, BTreeMap<String, Known>>,
+    /// How long workers took to start, until that is asked for.
+    started: HashMap<Key, Vec<Duration>>,
     /// What was seen since the watch began to list everything anew.
     listed: Option<HashSet<(Key, String)>>,
+}
+
+/// A pod, and since when it is there, by our own clock.
+struct Known {
+    pod: WorkerPod,
+    born: Instant,
 }
 
 impl Pods {
@@ -43,7 +59,13 @@ impl Pods {
     /// The worker pods of a TaskQueue.
     pub(super) fn of(&self, task_queue: &Key) -> Vec<WorkerPod> {
         let index = self.index();
-        index.task_queues.get(task_queue).map(|pods| pods.values().cloned().collect()).unwrap_or_default()
+        let aged = |known: &Known| WorkerPod { age: known.born.elapsed(), ..known.pod.clone() };
+        index.task_queues.get(task_queue).map(|pods| pods.values().map(aged).collect()).unwrap_or_default()
+    }
+
+    /// How long the workers of a TaskQueue took to start that came up since this was asked last.
+    pub(super) fn take_started(&self, task_queue: &Key) -> Vec<Duration> {
+        self.index().started.remove(task_queue).unwrap_or_default()
     }
 
     /// Takes in an event of the watch. Returns the TaskQueues for which something has changed.
@@ -59,7 +81,7 @@ impl Pods {
                 if let Some(listed) = &mut index.listed {
                     listed.insert((key.clone(), pod.name_any()));
                 }
-                index.set(key, pod.name_any(), WorkerPod::new(pod))
+                index.set(key, pod.name_any(), WorkerPod::new(pod).map(|known| (known, age(pod))))
             }
             Event::InitDone => {
                 self.listed_once.send_replace(true);
@@ -67,7 +89,7 @@ impl Pods {
             }
             Event::Apply(pod) => {
                 let Some(key) = task_queue_of(pod) else { return Vec::new() };
-                index.set(key, pod.name_any(), WorkerPod::new(pod))
+                index.set(key, pod.name_any(), WorkerPod::new(pod).map(|known| (known, age(pod))))
             }
             Event::Delete(pod) => {
                 let Some(key) = task_queue_of(pod) else { return Vec::new() };
@@ -78,16 +100,29 @@ impl Pods {
 }
 
 impl Index {
-    fn set(&mut self, key: Key, name: String, pod: Option<WorkerPod>) -> Vec<Key> {
+    /// Takes in a pod with its age, or that it is gone.
+    fn set(&mut self, key: Key, name: String, pod: Option<(WorkerPod, Duration)>) -> Vec<Key> {
         let pods = self.task_queues.entry(key.clone()).or_default();
-        let before = match pod.clone() {
-            Some(pod) => pods.insert(name, pod),
-            None => pods.remove(&name),
+        let before = pods.remove(&name);
+        let Some((mut pod, age)) = pod else {
+            if pods.is_empty() {
+                self.task_queues.remove(&key);
+                self.started.remove(&key);
+            }
+            return if before.is_some() { vec![key] } else { Vec::new() };
         };
-        if pods.is_empty() {
-            self.task_queues.remove(&key);
+        let now = Instant::now();
+        let born = before.as_ref().map_or_else(|| now.checked_sub(age).unwrap_or(now), |before| before.born);
+        let was_starting = before.as_ref().is_some_and(|before| !before.pod.came_up);
+        if was_starting && pod.came_up && !pod.terminating {
+            let started = self.started.entry(key.clone()).or_default();
+            started.push(now.duration_since(born));
+            started.truncate(MOST_STARTED);
         }
-        if before == pod { Vec::new() } else { vec![key] }
+        pod.came_up |= before.as_ref().is_some_and(|before| before.pod.came_up);
+        let changed = before.is_none_or(|before| before.pod != pod);
+        pods.insert(name, Known { pod, born });
+        if changed { vec![key] } else { Vec::new() }
     }
 
     fn forget_unlisted(&mut self) -> Vec<Key> {
@@ -105,6 +140,13 @@ impl Index {
     }
 }
 
+/// The age of a pod that is seen for the first time.
+fn age(pod: &Pod) -> Duration {
+    let created = pod.metadata.creation_timestamp.as_ref();
+    let age = created.map(|created| Timestamp::now().duration_since(created.0)).unwrap_or_default();
+    Duration::try_from(age).ok().filter(|age| *age > JUST_NOW).unwrap_or_default()
+}
+
 fn task_queue_of(pod: &Pod) -> Option<Key> {
     let name = pod.labels().get(TASK_QUEUE_LABEL)?;
     Some(ObjectRef::new(name).within(&pod.namespace()?))
@@ -116,8 +158,13 @@ mod tests {
     use serde_json::json;
 
     fn pod(name: &str) -> Pod {
+        with_readiness(name, "False")
+    }
+
+    fn with_readiness(name: &str, ready: &str) -> Pod {
         serde_json::from_value(json!({
             "metadata": {"name": name, "namespace": "default", "labels": {TASK_QUEUE_LABEL: "red"}},
+            "status": {"conditions": [{"type": "Ready", "status": ready}]},
         }))
         .unwrap()
     }
@@ -134,6 +181,39 @@ mod tests {
         assert_eq!(pods.of(&red()).len(), 1);
         assert_eq!(pods.take_in(&Event::Delete(pod("a"))), [red()]);
         assert_eq!(pods.of(&red()).len(), 0);
+    }
+
+    #[test]
+    fn the_time_to_start_is_told_once() {
+        let pods = Pods::default();
+        for readiness in ["False", "True", "False", "True"] {
+            pods.take_in(&Event::Apply(with_readiness("a", readiness)));
+        }
+        pods.take_in(&Event::Apply(with_readiness("b", "False")));
+        assert_eq!(pods.take_started(&red()).len(), 1);
+        assert_eq!(pods.take_started(&red()).len(), 0);
+        assert_eq!(pods.of(&red()).iter().map(|pod| pod.came_up).collect::<Vec<_>>(), [true, false]);
+    }
+
+    #[test]
+    fn a_worker_that_ran_before_we_came_tells_no_time_to_start() {
+        let pods = Pods::default();
+        pods.take_in(&Event::InitApply(with_readiness("a", "True")));
+        assert_eq!(pods.take_started(&red()).len(), 0);
+        pods.take_in(&Event::Apply(with_readiness("a", "False")));
+        assert!(pods.of(&red())[0].came_up, "it is cut off, not starting");
+    }
+
+    #[test]
+    fn a_pod_that_is_old_when_it_is_seen_first_is_old() {
+        let pods = Pods::default();
+        let mut old = pod("a");
+        let created = Timestamp::now() - jiff::SignedDuration::from_secs(100);
+        old.metadata.creation_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(created));
+        pods.take_in(&Event::InitApply(old));
+        pods.take_in(&Event::InitApply(pod("b")));
+        let ages: Vec<_> = pods.of(&red()).iter().map(|pod| pod.age.as_secs()).collect();
+        assert_eq!(ages, [100, 0]);
     }
 
     #[test]

@@ -61,11 +61,7 @@ pub(super) async fn update_status(
         ready: observed.backlog.last_known(),
         running,
         broker: observed.broker_address.clone(),
-        decision: Some(DecisionStatus {
-            replicas: decision.replicas,
-            reason: decision.reason.as_str().to_owned(),
-            message: decision.sentence.clone(),
-        }),
+        decision: Some(decision_status(decision)),
     };
     if after == before {
         return Ok(None);
@@ -122,6 +118,32 @@ async fn write(task_queue: &TaskQueue, status: &TaskQueueStatus, context: &Conte
         // It is gone, or another one of its name is there, which has a status of its own.
         Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(()),
         Err(source) => Err(Error::WriteStatus { name, source }),
+    }
+}
+
+fn decision_status(decision: &Decision) -> DecisionStatus {
+    let terms = &decision.terms;
+    let (min_replicas, max_replicas) = decision.bounds;
+    DecisionStatus {
+        replicas: decision.replicas,
+        reason: decision.reason.as_str().to_owned(),
+        message: decision.sentence.clone(),
+        ready: terms.ready,
+        running: terms.running,
+        oldest_wait_seconds: terms.oldest_wait_seconds,
+        arrival_rate: terms.arrival_rate,
+        arrival_rate_window_seconds: terms.arrival_rate_window_seconds,
+        service_seconds: terms.service_seconds,
+        startup_seconds: terms.startup_seconds,
+        offered_load: terms.offered_load,
+        load_workers: terms.load_workers,
+        backlog_workers: terms.backlog_workers,
+        useful_workers: terms.useful_workers,
+        wanted: terms.wanted,
+        wanted_within_window: terms.wanted_within_window,
+        window_seconds: terms.window_seconds,
+        min_replicas,
+        max_replicas,
     }
 }
 

@@ -1,18 +1,29 @@
 //! How many workers a TaskQueue is to have: one pure function, [`decide`].
 //!
+//! The control law ([`super::law`]) says how many are needed; what the user has ordered (a number set by hand, a pause, a mode) comes
+//! before that. Which workers go, and when, is not decided here.
+//!
 //! # Guarantees
-//! - The number is within `min..=max`, unless it was set by hand or the TaskQueue may not run at all.
-//! - Scale-out happens at once and in one step, and counts workers that are still starting.
-//! - Scale-in happens only when every queue was read just now *and* every worker said what it runs. Not knowing is never zero.
-//! - Scale-in goes only down to the greatest number that was needed within the stabilization window, and never below the
-//!   number of running tasks.
+//! - Those of the law, for as long as the user has ordered nothing else.
+//! - Never fewer workers than tasks are running.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
-use crate::api::v1alpha1::TaskQueueSpec;
+use jiff::Timestamp;
+
+use super::law::{self, Fallback, Goal, Observation, Terms};
+use super::schedule::Bounds;
+use crate::api::v1alpha1::{ScalingMode, TaskQueueSpec};
+
+/// Time between two decisions while there is something to do, and while there is not. News of the broker and of pods come in between.
+const WHILE_ACTIVE: Duration = Duration::from_secs(1);
+const WHILE_IDLE: Duration = Duration::from_secs(5);
+
+/// How long a task may wait for a worker, in seconds, if the user says neither that nor how many tasks there are for one worker. A worker
+/// starts in less, so no idle ones are kept, and a person who waits for a task has not yet gone away.
+const DEFAULT_WAIT_SECONDS: u32 = 30;
 
 /// Messages that wait for a worker, over all queues of a TaskQueue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,116 +57,85 @@ impl Backlog {
     }
 }
 
-/// Tasks that run on the workers that count (those whose pods are about to go do not).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Running {
-    /// Tasks that workers say they run.
-    pub tasks: u32,
-    /// Workers that have started but do not say what they run: each may run a task or not.
-    pub silent_workers: u32,
-}
-
-/// What is known about a TaskQueue at one moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Observation {
-    /// Messages that wait.
-    pub backlog: Backlog,
-    /// Tasks that run.
-    pub running: Running,
-    /// Workers asked for so far, those included that are still starting; none if there is no Deployment yet.
-    pub replicas: Option<u16>,
-}
-
-/// What the user wants.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What the user wants, as it holds now.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Policy {
-    /// Fewest workers.
-    pub min: u16,
-    /// Most workers.
-    pub max: u16,
-    /// Tasks for one worker.
-    pub tasks_per_worker: NonZeroU32,
-    /// How long a number that was wanted once is kept before workers are taken away.
-    pub stabilization: Duration,
+    /// What the number of workers is to achieve, and its bounds.
+    pub law: law::Policy,
+    /// What to do about it.
+    pub mode: ScalingMode,
     /// Hold the number where it is.
     pub paused: bool,
     /// A number set by hand.
     pub manual: Option<u16>,
     /// The queues belong to another TaskQueue, so that nothing may run.
     pub claimed: bool,
+    /// A schedule that can't be read, and why.
+    pub problem: Option<String>,
 }
 
 impl Policy {
-    /// The policy that a spec states, `claimed` if another TaskQueue holds one of its queues.
-    pub fn new(spec: &TaskQueueSpec, claimed: bool) -> Self {
+    /// The policy that a spec states for a time, `claimed` if another TaskQueue holds one of its queues.
+    pub fn new(spec: &TaskQueueSpec, claimed: bool, now: Timestamp) -> Self {
         let scaling = &spec.scaling;
+        let Bounds { min, max, problem } = Bounds::at(now, scaling);
+        let goal = match (scaling.max_wait_seconds, scaling.tasks_per_worker.and_then(NonZeroU32::new)) {
+            (None, Some(tasks)) => Goal::TasksPerWorker(tasks),
+            (wait, _) => Goal::MaxWaitSeconds(wait.unwrap_or(DEFAULT_WAIT_SECONDS).into()),
+        };
+        let stabilization = scaling.scale_down.stabilization_seconds;
+        let fallback = scaling.fallback.as_ref().map(|fallback| Fallback {
+            after: Duration::from_secs(fallback.after_seconds.into()),
+            replicas: fallback.replicas,
+        });
         Self {
-            min: scaling.min_replicas,
-            // The API server refuses min above max; should a resource have come around it, min gives way.
-            max: scaling.max_replicas.max(1),
-            tasks_per_worker: scaling.tasks_per_worker.and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN),
-            stabilization: Duration::from_secs(scaling.scale_down.stabilization_seconds.into()),
+            law: law::Policy {
+                min,
+                // The API server refuses min above max; should a resource have come around it, min gives way.
+                max: max.max(1),
+                goal,
+                stabilization: stabilization.map(|seconds| Duration::from_secs(seconds.into())),
+                fallback,
+            },
+            mode: scaling.mode,
             paused: scaling.paused,
             manual: spec.replicas,
             claimed,
+            problem,
         }
-    }
-
-    fn clamp(&self, replicas: u64) -> u16 {
-        let bounded = replicas.max(self.min.into()).min(self.max.into());
-        u16::try_from(bounded).unwrap_or(self.max)
     }
 }
 
 /// What a decision rests on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DecisionReason {
-    /// The backlog and the running tasks.
-    Backlog,
-    /// No task waits or runs.
-    Idle,
-    /// Fewer workers would do now, but more were wanted a short while ago.
-    Stabilizing,
-    /// Fewer workers would do, but more than that run a task.
+    /// What the control law found.
+    Law(law::Reason),
+    /// Fewer workers would do, but that many tasks run.
     TasksRunning,
-    /// Fewer workers would do, but some do not say whether they run a task.
-    WorkersSilent,
-    /// The backlog isn't known: nothing changes.
-    BacklogUnknown,
     /// The user said pause.
     Paused,
     /// The user set the number.
     Manual,
     /// Another TaskQueue has the queue.
     QueueClaimed,
+    /// The user wants to know the number, and somebody else to set it.
+    Recommended,
+    /// The user wants somebody else to set the number.
+    Off,
 }
 
 impl DecisionReason {
-    /// All reasons.
-    pub const ALL: &[Self] = &[
-        Self::Backlog,
-        Self::Idle,
-        Self::Stabilizing,
-        Self::TasksRunning,
-        Self::WorkersSilent,
-        Self::BacklogUnknown,
-        Self::Paused,
-        Self::Manual,
-        Self::QueueClaimed,
-    ];
-
     /// The word, as it stands in the status and in metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::Backlog => "Backlog",
-            Self::Idle => "Idle",
-            Self::Stabilizing => "Stabilizing",
+            Self::Law(reason) => reason.as_str(),
             Self::TasksRunning => "TasksRunning",
-            Self::WorkersSilent => "WorkersSilent",
-            Self::BacklogUnknown => "BacklogUnknown",
             Self::Paused => "Paused",
             Self::Manual => "Manual",
             Self::QueueClaimed => "QueueClaimed",
+            Self::Recommended => "Recommended",
+            Self::Off => "Off",
         }
     }
 }
@@ -167,205 +147,141 @@ impl fmt::Display for DecisionReason {
 }
 
 /// A number of workers, and why.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Decision {
-    /// Workers to ask for.
+    /// Workers that there are to be.
     pub replicas: u16,
+    /// The number to ask for; absent if that is left to somebody else.
+    pub ask_for: Option<u16>,
     /// What the number rests on.
     pub reason: DecisionReason,
     /// The decision as a sentence, for the status.
     pub sentence: String,
-    /// What is needed now, without regard to the past; to be recorded in the [`History`].
-    pub wanted: u16,
+    /// Every quantity that the control law found.
+    pub terms: Terms,
+    /// The bounds that hold now.
+    pub bounds: (u16, u16),
+    /// What the user should correct.
+    pub problem: Option<String>,
     /// When to decide again even if nothing is observed until then.
-    pub recheck_after: Option<Duration>,
+    pub recheck_after: Duration,
 }
 
-impl Decision {
-    /// A number that needs no second look, and that is what is needed now.
-    fn fixed(replicas: u16, reason: DecisionReason, sentence: String) -> Self {
-        Self { replicas, reason, sentence, wanted: replicas, recheck_after: None }
-    }
-}
-
-/// What was wanted in the past, as far as the stabilization window needs it.
+/// What was learned and wanted so far.
 #[derive(Clone, Debug, Default)]
 pub struct History {
-    /// The number wanted now.
-    current: Option<u16>,
-    /// Numbers wanted until a moment, latest last, and ever smaller: a number that a later, greater one outlived can't be a maximum.
-    past: VecDeque<(Instant, u16)>,
+    law: law::History,
+    /// What was recommended last, while numbers are only recommended.
+    recommended: Option<u16>,
 }
 
-impl History {
-    /// Notes what is wanted from `now` on.
-    pub fn record(&mut self, now: Instant, wanted: u16, stabilization: Duration) {
-        if let Some(previous) = self.current.filter(|previous| *previous > wanted) {
-            while self.past.back().is_some_and(|(_, past)| *past <= previous) {
-                self.past.pop_back();
-            }
-            self.past.push_back((now, previous));
-        } else {
-            while self.past.back().is_some_and(|(_, past)| *past <= wanted) {
-                self.past.pop_back();
-            }
-        }
-        while self.past.front().is_some_and(|(until, _)| now.duration_since(*until) > stabilization) {
-            self.past.pop_front();
-        }
-        self.current = Some(wanted);
-    }
-
-    /// The greatest number wanted within the window before `now`, and how long it still counts.
-    fn greatest(&self, now: Instant, stabilization: Duration) -> Option<(u16, Duration)> {
-        // Every past number is greater than all later ones, so the first that is still within the window is the greatest.
-        self.past
-            .iter()
-            .map(|(until, wanted)| (*wanted, stabilization.saturating_sub(now.duration_since(*until))))
-            .chain(self.current.map(|wanted| (wanted, stabilization)))
-            .find(|(_, left)| !left.is_zero())
-    }
-
-    /// What is wanted now, if anything was recorded yet.
-    pub fn current(&self) -> Option<u16> {
-        self.current
-    }
-}
-
-/// Decides how many workers there are to be.
-pub fn decide(observation: &Observation, history: &History, policy: &Policy, now: Instant) -> Decision {
-    let asked_for = observation.replicas.unwrap_or(policy.min);
-    if policy.claimed {
-        let sentence = "0: a queue belongs to an older TaskQueue".to_owned();
-        return Decision::fixed(0, DecisionReason::QueueClaimed, sentence);
-    }
-    if let Some(manual) = policy.manual {
-        let sentence = format!("{manual} = spec.replicas, set by hand");
-        return Decision::fixed(manual, DecisionReason::Manual, sentence);
-    }
-    // `maxReplicas` may have been lowered, which holds whatever is known.
-    let hold = |reason, why| {
-        let replicas = policy.clamp(asked_for.into());
-        Decision::fixed(replicas, reason, format!("{replicas}: held, {why}"))
-    };
-    if policy.paused {
-        return hold(DecisionReason::Paused, "spec.scaling.paused is set");
-    }
-    let (ready, all_queues_read) = match observation.backlog {
-        Backlog::Fresh { ready } => (ready, true),
-        Backlog::Partial { ready } => (ready, false),
-        Backlog::Stale { .. } | Backlog::Unknown => {
-            return hold(DecisionReason::BacklogUnknown, "the backlog is not known");
-        }
-    };
-    let demand = Demand::new(ready, observation.running.tasks, policy);
-    if demand.wanted() >= asked_for {
-        demand.met()
-    } else if all_queues_read {
-        fewer(&demand, asked_for, observation.running.silent_workers, history, now)
-    } else {
-        hold(DecisionReason::BacklogUnknown, "some queues could not be read")
-    }
-}
-
-/// Decides when fewer workers than asked for would do: how many of them may go now.
-fn fewer(
-    demand: &Demand<'_>,
-    asked_for: u16,
-    silent_workers: u32,
-    history: &History,
+/// Decides how many workers there are to be. The history that is returned goes into the next decision.
+pub fn decide(
+    observation: &Observation,
+    history: History,
+    policy: &Policy,
     now: Instant,
-) -> Decision {
-    let policy = demand.policy;
-    let asked_for = policy.clamp(asked_for.into());
-    // A worker that runs a task is needed, whatever the arithmetic says.
-    let busy = policy.clamp(demand.running).min(asked_for);
-    let needed_now = demand.wanted().max(busy);
-    let (needed, left) = history.greatest(now, policy.stabilization).unwrap_or((needed_now, Duration::ZERO));
-    let needed = policy.clamp(needed.into()).min(asked_for);
-    let decision = |replicas: u16, reason, why: String, recheck_after| Decision {
-        replicas,
-        reason,
-        sentence: format!("{replicas}: {demand}, {why}"),
-        wanted: needed_now,
+) -> (Decision, History) {
+    let asked_for = observation.workers.asked_for;
+    let mut observation = observation.clone();
+    let recommends = policy.mode == ScalingMode::Recommend;
+    if recommends {
+        // A recommendation follows from the one before it, whatever others have made of that.
+        observation.workers.asked_for = history.recommended.unwrap_or(asked_for);
+    }
+    let busy =
+        u16::try_from(observation.tasks.running).unwrap_or(u16::MAX).min(observation.workers.asked_for);
+    let bounds = law::Policy { min: policy.law.min.max(busy), ..policy.law };
+    let (needed, law) = law::decide(&observation, history.law, &bounds, now);
+    let history = History { law, recommended: recommends.then_some(needed.replicas) };
+    let recheck_after =
+        if is_idle(&observation, &needed, policy.law.min) { WHILE_IDLE } else { WHILE_ACTIVE };
+    let kept_busy = needed.replicas == busy && busy > policy.law.min && needed.terms.wanted < busy.into();
+    let decision = Decision {
+        replicas: needed.replicas,
+        ask_for: Some(needed.replicas),
+        reason: if kept_busy { DecisionReason::TasksRunning } else { DecisionReason::Law(needed.reason) },
+        sentence: if kept_busy {
+            format!("{busy}: kept, {} wanted, but {} tasks run", needed.terms.wanted, needed.terms.running)
+        } else {
+            needed.sentence
+        },
+        terms: needed.terms,
+        bounds: (policy.law.min, policy.law.max),
+        problem: policy.problem.clone(),
         recheck_after,
     };
-    if silent_workers > 0 && needed < asked_for {
-        let why = format!("held because {silent_workers} workers do not say what they run");
-        return decision(asked_for, DecisionReason::WorkersSilent, why, None);
-    }
-    if needed > needed_now {
-        let seconds = policy.stabilization.as_secs();
-        let why = format!("but {needed} were needed within the last {seconds} s");
-        return if asked_for - needed < least_step_down(asked_for) {
-            let why = format!("{why}, and a step down takes away a quarter at least");
-            decision(asked_for, DecisionReason::Stabilizing, why, Some(left))
-        } else {
-            decision(needed, DecisionReason::Stabilizing, why, Some(left))
-        };
-    }
-    if busy > demand.wanted() {
-        let why = format!("but {} workers run a task", demand.running);
-        return decision(busy, DecisionReason::TasksRunning, why, None);
-    }
-    demand.met()
+    (ordered(decision, policy, asked_for), history)
 }
 
-/// The fewest workers that a step down takes away while more steps will follow: a need that falls steadily would otherwise mean a
-/// change every second. The last step takes whatever is left.
-fn least_step_down(replicas: u16) -> u16 {
-    replicas.div_ceil(4)
-}
-
-/// How many workers the tasks ask for, with the arithmetic in words.
-struct Demand<'a> {
-    ready: u64,
-    running: u64,
-    /// Workers for that many tasks, before the bounds.
-    workers: u64,
-    policy: &'a Policy,
-}
-
-impl<'a> Demand<'a> {
-    fn new(ready: u64, running: u32, policy: &'a Policy) -> Self {
-        let running = u64::from(running);
-        let workers = ready.saturating_add(running).div_ceil(policy.tasks_per_worker.get().into());
-        Self { ready, running, workers, policy }
+/// What becomes of a decision by what the user has ordered.
+fn ordered(decision: Decision, policy: &Policy, asked_for: u16) -> Decision {
+    let otherwise = &decision.sentence;
+    let fixed = |replicas, reason, sentence| Decision {
+        replicas,
+        ask_for: Some(replicas),
+        reason,
+        sentence,
+        ..decision.clone()
+    };
+    if policy.claimed {
+        let sentence = "0: a queue belongs to an older TaskQueue".to_owned();
+        return fixed(0, DecisionReason::QueueClaimed, sentence);
     }
-
-    /// Workers within the bounds.
-    fn wanted(&self) -> u16 {
-        self.policy.clamp(self.workers)
-    }
-
-    /// The decision for exactly as many workers as wanted.
-    fn met(&self) -> Decision {
-        let wanted = self.wanted();
-        let reason = if self.workers == 0 { DecisionReason::Idle } else { DecisionReason::Backlog };
-        let sentence = if u64::from(wanted) == self.workers {
-            format!("{wanted} = {}", self.expression())
-        } else {
-            format!("{wanted}: {self}")
-        };
-        Decision::fixed(wanted, reason, sentence)
-    }
-
-    fn expression(&self) -> String {
-        format!("ceil(({} ready + {} running) / {})", self.ready, self.running, self.policy.tasks_per_worker)
+    match (policy.mode, policy.manual) {
+        (ScalingMode::Recommend, manual) => Decision {
+            ask_for: manual,
+            reason: DecisionReason::Recommended,
+            sentence: format!(
+                "recommended, where {} are asked for: {otherwise}",
+                manual.unwrap_or(asked_for)
+            ),
+            ..decision
+        },
+        (_, Some(manual)) => {
+            let sentence = format!("{manual} = spec.replicas, set by hand; otherwise {otherwise}");
+            fixed(manual, DecisionReason::Manual, sentence)
+        }
+        (ScalingMode::Off, None) => Decision {
+            ask_for: None,
+            ..fixed(
+                asked_for,
+                DecisionReason::Off,
+                format!("{asked_for}: left alone, spec.scaling.mode is Off"),
+            )
+        },
+        (ScalingMode::Auto, None) if policy.paused => {
+            // `maxReplicas` may have been lowered, which holds whatever else.
+            let held = policy.law.bounded(asked_for.into());
+            let sentence = format!("{held}: held, spec.scaling.paused is set; otherwise {otherwise}");
+            fixed(held, DecisionReason::Paused, sentence)
+        }
+        (ScalingMode::Auto, None) => decision,
     }
 }
 
-impl fmt::Display for Demand<'_> {
-    /// `ceil((980 ready + 0 running) / 10) = 98, capped by maxReplicas 50`
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{} = {}", self.expression(), self.workers)?;
-        let Policy { min, max, .. } = self.policy;
-        if self.workers > u64::from(*max) {
-            write!(formatter, ", capped by maxReplicas {max}")
-        } else if self.workers < u64::from(*min) {
-            write!(formatter, ", raised to minReplicas {min}")
-        } else {
-            Ok(())
+/// Whether nothing happens, and nothing is about to.
+fn is_idle(observation: &Observation, decision: &law::Decision, min: u16) -> bool {
+    observation.backlog == Backlog::Fresh { ready: 0 }
+        && observation.tasks.running == 0
+        && observation.tasks.silent_workers == 0
+        && observation.workers.starting.is_empty()
+        && u32::from(decision.replicas) <= decision.terms.wanted.max(min.into())
+}
+
+#[cfg(test)]
+impl Decision {
+    /// A decision for the tests of what rests on decisions.
+    pub(crate) fn of(replicas: u16, reason: DecisionReason) -> Self {
+        Self {
+            replicas,
+            ask_for: Some(replicas),
+            reason,
+            sentence: String::new(),
+            terms: Terms::default(),
+            bounds: (0, 50),
+            problem: None,
+            recheck_after: WHILE_ACTIVE,
         }
     }
 }

@@ -1,10 +1,12 @@
 //! What is to be written to the cluster: the difference between what is wanted and what is there.
 
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
+use serde_json::json;
 
 use super::autoscaler::{Decision, DecisionReason};
 use super::drift;
-use super::metadata::{APPLIED_HASH_ANNOTATION, AUTOSCALER};
+use super::metadata::{APPLIED_HASH_ANNOTATION, AUTOSCALER, OPERATOR};
 use super::reason::Reason;
 use super::status::Problem;
 use crate::api::v1alpha1::TaskQueue;
@@ -45,17 +47,20 @@ pub fn changes(
             if applied_hash(live) != applied_hash(&wanted) || (!drift_is_known && has_drifted(live, &wanted))
             {
                 // Were the number left out while nobody else owns it, it would fall back to one.
-                let owned = autoscaler_owns_replicas(live);
-                changes.apply = Some(if owned { wanted } else { with_replicas(wanted, decision.replicas) });
+                let number = decision.ask_for.unwrap_or_else(|| replicas(live));
+                let owned = match decision.ask_for {
+                    Some(_) => own_replicas(live, |manager| manager == AUTOSCALER),
+                    None => own_replicas(live, |manager| manager != OPERATOR),
+                };
+                changes.apply = Some(if owned { wanted } else { with_replicas(wanted, number) });
             }
         }
     }
     changes.scale = match live {
         None => changes.apply.as_ref().map(|_| decision.replicas),
-        Some(live) => {
-            let as_decided = replicas(live) == decision.replicas && autoscaler_owns_replicas(live);
-            (!as_decided).then_some(decision.replicas)
-        }
+        Some(live) => decision.ask_for.filter(|wanted| {
+            replicas(live) != *wanted || !own_replicas(live, |manager| manager == AUTOSCALER)
+        }),
     };
     changes
 }
@@ -97,12 +102,14 @@ pub fn name_conflict(deployment: &Deployment) -> Problem {
     }
 }
 
-fn autoscaler_owns_replicas(deployment: &Deployment) -> bool {
-    let entries = deployment.metadata.managed_fields.iter().flatten();
-    entries.into_iter().any(|entry| {
-        entry.manager.as_deref() == Some(AUTOSCALER)
-            && entry.fields_v1.as_ref().is_some_and(|fields| fields.0.pointer("/f:spec/f:replicas").is_some())
-    })
+/// Whether such a manager owns the number of replicas.
+fn own_replicas(deployment: &Deployment, is_meant: impl Fn(&str) -> bool) -> bool {
+    let mut entries = deployment.metadata.managed_fields.iter().flatten();
+    entries.any(|entry| is_meant(entry.manager.as_deref().unwrap_or_default()) && has_replicas(entry))
+}
+
+fn has_replicas(entry: &ManagedFieldsEntry) -> bool {
+    entry.fields_v1.as_ref().is_some_and(|fields| fields.0.pointer("/f:spec/f:replicas").is_some())
 }
 
 fn with_replicas(mut deployment: Deployment, replicas: u16) -> Deployment {
@@ -113,7 +120,10 @@ fn with_replicas(mut deployment: Deployment, replicas: u16) -> Deployment {
 /// Drops what the operator doesn't look at from a Deployment, so that a thousand of them fit into little memory.
 pub fn trim(deployment: &mut Deployment) {
     if let Some(entries) = &mut deployment.metadata.managed_fields {
-        entries.retain(|entry| entry.manager.as_deref() == Some(AUTOSCALER));
+        entries.retain(has_replicas);
+        for fields in entries.iter_mut().filter_map(|entry| entry.fields_v1.as_mut()) {
+            fields.0 = json!({"f:spec": {"f:replicas": {}}});
+        }
     }
     if let Some(annotations) = &mut deployment.metadata.annotations {
         annotations.retain(|name, _| name == APPLIED_HASH_ANNOTATION);
@@ -129,8 +139,8 @@ pub fn resource_version(deployment: &Deployment) -> Option<u64> {
 mod tests {
     use super::*;
     use crate::plan::deployment::deployment;
+    use crate::plan::law;
     use crate::plan::topology::Topology;
-    use serde_json::json;
 
     fn task_queue() -> TaskQueue {
         serde_json::from_value(json!({
@@ -161,14 +171,7 @@ mod tests {
     }
 
     fn decision(replicas: u16) -> Decision {
-        let sentence = String::new();
-        Decision {
-            replicas,
-            reason: DecisionReason::Backlog,
-            sentence,
-            wanted: replicas,
-            recheck_after: None,
-        }
+        Decision::of(replicas, DecisionReason::Law(law::Reason::Backlog))
     }
 
     fn planned(live: Option<&Deployment>, replicas: u16) -> Changes {
@@ -212,6 +215,35 @@ mod tests {
         assert_eq!(planned(Some(&taken), 3), Changes { scale: Some(3), ..Changes::default() });
         taken.metadata.annotations = None;
         assert_eq!(applied_replicas(&planned(Some(&taken), 3)), Some(3));
+    }
+
+    #[test]
+    fn a_number_that_others_set_is_left_to_them() {
+        let left = Decision { ask_for: None, ..decision(9) };
+        let planned = |live: &Deployment| changes(&task_queue(), Ok(wanted()), Some(live), &left, false);
+        let mut theirs = live(3);
+        theirs.metadata.managed_fields.as_mut().unwrap()[0].manager = Some("kube-controller-manager".into());
+        assert_eq!(planned(&theirs), Changes::default());
+        theirs.metadata.annotations = None;
+        assert_eq!((applied_replicas(&planned(&theirs)), planned(&theirs).scale), (None, None));
+        // Nobody's but ours: left out, it would be lost.
+        theirs.metadata.managed_fields.as_mut().unwrap()[0].manager = Some(OPERATOR.into());
+        assert_eq!((applied_replicas(&planned(&theirs)), planned(&theirs).scale), (Some(3), None));
+    }
+
+    #[test]
+    fn of_who_set_what_the_number_is_kept() {
+        let mut live = live(3);
+        let entry = json!({"manager": "hpa", "fieldsV1": {"f:spec": {"f:replicas": {}, "f:template": {}}}});
+        let managed = live.metadata.managed_fields.as_mut().unwrap();
+        managed.push(serde_json::from_value(entry).unwrap());
+        managed.push(
+            serde_json::from_value(json!({"manager": "kubectl", "fieldsV1": {"f:metadata": {}}})).unwrap(),
+        );
+        trim(&mut live);
+        let kept = live.metadata.managed_fields.unwrap();
+        assert_eq!(kept.len(), 2);
+        assert_eq!(kept[1].fields_v1.as_ref().unwrap().0, json!({"f:spec": {"f:replicas": {}}}));
     }
 
     #[test]

@@ -111,7 +111,17 @@ reasons! {
     ManualReplicas => "Remove spec.replicas to go on.",
     /// The length of the queues isn't known: the number of workers is held.
     BacklogUnknown => "See the condition BrokerReachable.",
-    /// A ready worker doesn't report what it runs: workers are added, but none is taken away.
+    /// spec.scaling.mode is Recommend: the operator says what it would do, and leaves the number to others.
+    Recommending => "Set spec.scaling.mode to Auto to have it done.",
+    /// spec.scaling.mode is Off: the operator leaves the number of workers to others.
+    ScalingOff => "Set spec.scaling.mode to Auto to go on.",
+    /// A schedule can't be read and is left out. Everything else goes on.
+    ScheduleInvalid => "Correct the cron pattern or the time zone that the message names.",
+    /// The length of the queues has not been known for long: spec.scaling.fallback says how many workers there are at least.
+    Fallback => "See the condition BrokerReachable.",
+    /// Fewer workers consume from the queues than should, as after a restart of the broker: workers are added, but none is taken away.
+    WorkersDetached => "Wait. If it lasts, see the worker's log: it should consume all of its queues.",
+    /// A worker doesn't report what it runs: workers are added, but none is taken away.
     WorkersSilent => "Workers must send Celery events (`worker-heartbeat`) on this broker; soloist-worker does.",
 }
 

@@ -6,6 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::autoscaler::{Decision, DecisionReason};
 use super::claims::Claim;
+use super::law;
 use super::reason::Reason;
 use super::topology::Topology;
 
@@ -198,9 +199,9 @@ fn workers_available(workers: &Workers, decision: &Decision) -> Stated {
     if let Some(problem) = &workers.problem {
         return stated(FALSE, problem.reason, &problem.message);
     }
-    if decision.replicas == 0 {
+    if decision.ask_for.unwrap_or(workers.pods) == 0 {
         stated(TRUE, Reason::Idle, "no worker is needed now")
-    } else if workers.ready < decision.replicas {
+    } else if workers.ready < decision.ask_for.unwrap_or(workers.pods) {
         // The numbers are in the status; in here they would change the condition with every pod.
         stated(TRUE, Reason::WorkersStarting, "workers are starting")
     } else {
@@ -216,22 +217,34 @@ fn scaling_active(facts: &Facts<'_>) -> Stated {
         DecisionReason::QueueClaimed => {
             stated(FALSE, Reason::QueueClaimed, "another TaskQueue has one of the queues")
         }
-        DecisionReason::BacklogUnknown => stated(
+        DecisionReason::Recommended => {
+            stated(FALSE, Reason::Recommending, "spec.scaling.mode is Recommend: see status.decision")
+        }
+        DecisionReason::Off => stated(FALSE, Reason::ScalingOff, "spec.scaling.mode is Off"),
+        DecisionReason::Law(law::Reason::BacklogUnknown) => stated(
             UNKNOWN,
             Reason::BacklogUnknown,
             "the length of the queues is not known: the number of workers is held",
         ),
-        DecisionReason::WorkersSilent => stated(
+        DecisionReason::Law(law::Reason::Fallback) => stated(
+            UNKNOWN,
+            Reason::Fallback,
+            "the length of the queues has not been known for long: spec.scaling.fallback is in force",
+        ),
+        DecisionReason::Law(law::Reason::WorkersSilent) => stated(
             UNKNOWN,
             Reason::WorkersSilent,
-            "some ready workers do not say what they run: none is taken away",
+            "some workers do not say what they run: none is taken away",
         ),
-        DecisionReason::Backlog
-        | DecisionReason::Idle
-        | DecisionReason::Stabilizing
-        | DecisionReason::TasksRunning => {
-            stated(TRUE, Reason::Active, "the number of workers follows the backlog")
-        }
+        DecisionReason::Law(law::Reason::WorkersDetached) => stated(
+            UNKNOWN,
+            Reason::WorkersDetached,
+            "some workers are not attached to the broker: none is taken away",
+        ),
+        DecisionReason::Law(_) | DecisionReason::TasksRunning => match &facts.decision.problem {
+            Some(problem) => stated(TRUE, Reason::ScheduleInvalid, problem),
+            None => stated(TRUE, Reason::Active, "the number of workers follows the backlog"),
+        },
     }
 }
 
@@ -290,18 +303,20 @@ fn is_notable(type_: &str, status: &str, reason: &str) -> bool {
     match type_ {
         READY => false,
         // That it rests for any other cause is told by the condition that has the cause.
-        SCALING_ACTIVE => is_switched(reason),
+        SCALING_ACTIVE => is_switched(reason) || reason == Reason::ScheduleInvalid.as_str(),
         _ => is_wrong(status, reason),
     }
 }
 
 fn is_wrong(status: &str, reason: &str) -> bool {
-    reason == Reason::PoliciesNotApplied.as_str() || (status == FALSE && !is_switched(reason))
+    let half_right = [Reason::PoliciesNotApplied, Reason::ScheduleInvalid].map(Reason::as_str);
+    half_right.contains(&reason) || (status == FALSE && !is_switched(reason))
 }
 
 /// Whether the user has put the autoscaler to rest.
 fn is_switched(reason: &str) -> bool {
-    reason == Reason::Paused.as_str() || reason == Reason::ManualReplicas.as_str()
+    let switched = [Reason::Paused, Reason::ManualReplicas, Reason::Recommending, Reason::ScalingOff];
+    switched.map(Reason::as_str).contains(&reason)
 }
 
 #[cfg(test)]

@@ -8,8 +8,8 @@ use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod};
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
 
-use super::autoscaler::Running;
 use super::deployment::WORKER_CONTAINER;
+use super::law;
 use super::metadata::node_name;
 use super::reason::Reason;
 use super::status::{Problem, Workers};
@@ -26,6 +26,10 @@ pub struct WorkerPod {
     pub ready: bool,
     /// Whether its worker has started, and so may run a task: also one that isn't ready any more because the broker is gone.
     pub started: bool,
+    /// Whether it was ever seen consuming.
+    pub came_up: bool,
+    /// How long ago it was made.
+    pub age: Duration,
     /// Since when its worker runs without being ready.
     pub not_ready_since: Option<Timestamp>,
     /// Whether it is about to go.
@@ -74,6 +78,8 @@ impl WorkerPod {
             node: node_name(&pod.name_any()),
             ready,
             started,
+            came_up: ready,
+            age: Duration::ZERO,
             not_ready_since: runs_since
                 .filter(|_| !ready)
                 .map(|started| changed.unwrap_or(started).max(started)),
@@ -116,28 +122,36 @@ fn last_end(container: &ContainerStatus) -> Option<String> {
     Some(format!(": exit code {}, {reason}", end.exit_code))
 }
 
-/// What runs on the pods, given what their workers said lately: on those that count, and on all of them.
-///
-/// The second number is absent while a worker that has started doesn't say what it runs.
-pub fn running(pods: &[WorkerPod], active: &HashMap<String, u32>) -> (Running, Option<u32>) {
-    let mut running = Running { tasks: 0, silent_workers: 0 };
-    let mut draining = 0;
+/// What runs on the pods, given what their workers said lately.
+pub fn tasks(pods: &[WorkerPod], active: &HashMap<String, u32>) -> law::Tasks {
+    let mut tasks = law::Tasks::default();
     for pod in pods {
         match active.get(&pod.node) {
-            Some(tasks) if pod.terminating => draining += tasks,
-            Some(tasks) => running.tasks += tasks,
-            None if pod.started && !pod.terminating => running.silent_workers += 1,
+            Some(running) => tasks.running += running,
+            None if pod.started && !pod.terminating => tasks.silent_workers += 1,
             None => {}
         }
     }
-    let all = (running.silent_workers == 0).then_some(running.tasks + draining);
-    (running, all)
+    tasks
+}
+
+/// The workers that are to take tasks. One that took tasks and isn't ready now still counts: the broker may be to blame.
+pub fn capacity(pods: &[WorkerPod]) -> law::Workers {
+    let staying = || pods.iter().filter(|pod| !pod.terminating);
+    law::Workers {
+        consuming: count(staying().filter(|pod| pod.came_up).count()),
+        starting: staying().filter(|pod| !pod.came_up).map(|pod| pod.age).collect(),
+        ..law::Workers::default()
+    }
+}
+
+fn count(number: usize) -> u16 {
+    u16::try_from(number).unwrap_or(u16::MAX)
 }
 
 /// The state of the workers at a time, for conditions and status.
 pub fn workers(pods: &[WorkerPod], deployment: Option<&Deployment>, now: Timestamp) -> Workers {
     let staying = || pods.iter().filter(|pod| !pod.terminating);
-    let count = |number: usize| u16::try_from(number).unwrap_or(u16::MAX);
     // A quota shows in the Deployment, everything else in the pods.
     let problem = deployment
         .and_then(creation_problem)
@@ -252,21 +266,31 @@ mod tests {
     fn worker_without_heartbeat_is_silent_not_idle() {
         let cut_off = WorkerPod { ready: false, ..ready_pod("c") };
         let pods = [ready_pod("a"), ready_pod("b"), cut_off];
-        let active = HashMap::from([("celery@a".to_owned(), 1)]);
-        assert_eq!(running(&pods, &active), (Running { tasks: 1, silent_workers: 2 }, None));
+        let tasks = tasks(&pods, &HashMap::from([("celery@a".to_owned(), 1)]));
+        assert_eq!((tasks.running, tasks.silent_workers), (1, 2));
     }
 
     #[test]
     fn starting_workers_are_neither_silent_nor_busy() {
         let starting = WorkerPod { ready: false, started: false, ..ready_pod("a") };
-        assert_eq!(running(&[starting], &HashMap::new()), (Running { tasks: 0, silent_workers: 0 }, Some(0)));
+        assert_eq!(tasks(&[starting], &HashMap::new()), law::Tasks::default());
     }
 
     #[test]
-    fn tasks_of_leaving_workers_are_shown_but_do_not_count() {
+    fn workers_that_are_cut_off_are_not_starting() {
+        let age = Duration::from_secs(5);
+        let cut_off = WorkerPod { ready: false, ..ready_pod("a") };
+        let starting = WorkerPod { ready: false, started: false, came_up: false, age, ..ready_pod("b") };
+        let leaving = WorkerPod { terminating: true, ..ready_pod("c") };
+        let workers = capacity(&[cut_off, starting, leaving]);
+        assert_eq!((workers.consuming, workers.starting), (1, vec![age]));
+    }
+
+    #[test]
+    fn tasks_of_leaving_workers_count_their_workers_do_not() {
         let pods = [WorkerPod { terminating: true, ..ready_pod("a") }, ready_pod("b")];
         let active = HashMap::from([("celery@a".to_owned(), 1), ("celery@b".to_owned(), 1)]);
-        assert_eq!(running(&pods, &active), (Running { tasks: 1, silent_workers: 0 }, Some(2)));
+        assert_eq!(tasks(&pods, &active).running, 2);
         assert_eq!(workers(&pods, None, Timestamp::UNIX_EPOCH), Workers { pods: 1, ready: 1, problem: None });
     }
 

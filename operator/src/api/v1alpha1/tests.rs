@@ -30,6 +30,13 @@ fn queue(settings: serde_json::Value) -> TaskQueue {
     task_queue(json!({"queues": [queue]}))
 }
 
+/// A TaskQueue with up to 50 workers and these settings of `scaling`.
+fn scaling(settings: serde_json::Value) -> TaskQueue {
+    let mut scaling = json!({"maxReplicas": 50});
+    scaling.as_object_mut().unwrap().extend(settings.as_object().unwrap().clone());
+    task_queue(json!({"scaling": scaling}))
+}
+
 #[track_caller]
 fn accepts(task_queue: TaskQueue) {
     task_queue.validate_cel().unwrap();
@@ -45,7 +52,8 @@ fn refuses(task_queue: TaskQueue, message: &str) {
 fn minimal_task_queue_gets_its_defaults() {
     let spec = task_queue(json!({})).spec;
     assert_eq!(spec.scaling.min_replicas, 0);
-    assert_eq!(spec.scaling.scale_down.stabilization_seconds, 30);
+    assert_eq!(spec.scaling.scale_down.stabilization_seconds, None);
+    assert_eq!((spec.scaling.max_wait_seconds, spec.scaling.mode), (None, ScalingMode::Auto));
     assert!(!spec.scaling.paused);
     assert_eq!(spec.worker.drain_timeout_seconds, 300);
     assert_eq!(spec.worker.resources.requests["cpu"], Quantity("100m".into()));
@@ -60,6 +68,48 @@ fn min_replicas_may_not_exceed_max_replicas() {
         task_queue(json!({"scaling": {"minReplicas": 4, "maxReplicas": 3}})),
         "scaling.minReplicas may not be greater than scaling.maxReplicas",
     );
+}
+
+#[test]
+fn tasks_wait_or_are_counted() {
+    accepts(scaling(json!({"maxWaitSeconds": 30})));
+    accepts(scaling(json!({"tasksPerWorker": 10})));
+    refuses(scaling(json!({"maxWaitSeconds": 30, "tasksPerWorker": 10})), "exclude each other");
+}
+
+#[test]
+fn only_the_mode_auto_can_be_paused() {
+    accepts(scaling(json!({"paused": true})));
+    accepts(scaling(json!({"mode": "Recommend"})));
+    refuses(scaling(json!({"mode": "Recommend", "paused": true})), "set scaling.mode to Auto");
+    refuses(scaling(json!({"mode": "Off", "paused": true})), "set scaling.mode to Auto");
+}
+
+#[test]
+fn fallback_stays_within_the_bounds() {
+    accepts(scaling(json!({"fallback": {"afterSeconds": 60, "replicas": 50}})));
+    refuses(
+        scaling(json!({"fallback": {"afterSeconds": 60, "replicas": 51}})),
+        "scaling.fallback.replicas may not be greater",
+    );
+}
+
+#[test]
+fn schedules_have_bounds_that_fit() {
+    let schedule = |bounds: serde_json::Value| {
+        let mut schedule = json!({"cron": "30 7 * * MON-FRI", "durationSeconds": 3600});
+        schedule.as_object_mut().unwrap().extend(bounds.as_object().unwrap().clone());
+        scaling(json!({"minReplicas": 2, "schedules": [schedule]}))
+    };
+    assert_eq!(schedule(json!({"minReplicas": 5})).spec.scaling.schedules[0].time_zone, "UTC");
+    accepts(schedule(json!({"minReplicas": 5})));
+    accepts(schedule(json!({"minReplicas": 60, "maxReplicas": 60})));
+    accepts(schedule(json!({"maxReplicas": 2})));
+    refuses(schedule(json!({})), "a schedule needs minReplicas, maxReplicas, or both");
+    let misfit = "in scaling.schedules, minReplicas may not be greater than maxReplicas";
+    refuses(schedule(json!({"minReplicas": 51})), misfit);
+    refuses(schedule(json!({"maxReplicas": 1})), misfit);
+    refuses(schedule(json!({"minReplicas": 9, "maxReplicas": 8})), misfit);
 }
 
 #[test]

@@ -1,8 +1,11 @@
 use super::*;
-use crate::plan::autoscaler::Decision;
 
 fn decision(replicas: u16, reason: DecisionReason) -> Decision {
-    Decision { replicas, reason, sentence: String::new(), wanted: replicas, recheck_after: None }
+    Decision::of(replicas, reason)
+}
+
+fn by_law(replicas: u16, reason: law::Reason) -> Decision {
+    decision(replicas, DecisionReason::Law(reason))
 }
 
 fn problem(reason: Reason) -> Problem {
@@ -16,7 +19,7 @@ fn stated(change: impl FnOnce(&mut World)) -> Vec<Stated> {
         queues: QueueState::Declared(Policies::Applied),
         claim: None,
         workers: Workers { pods: 1, ready: 1, problem: None },
-        decision: decision(1, DecisionReason::Backlog),
+        decision: by_law(1, law::Reason::Backlog),
     };
     change(&mut world);
     conditions(&Facts {
@@ -56,7 +59,7 @@ fn summary_gives_the_first_cause() {
     let all = stated(|world| {
         world.broker = BrokerState::Failed(problem(Reason::AuthFailed));
         world.queues = QueueState::WaitingForBroker;
-        world.decision = decision(1, DecisionReason::BacklogUnknown);
+        world.decision = by_law(1, law::Reason::BacklogUnknown);
     });
     assert_eq!(brief(&all, READY), ("False", Reason::AuthFailed));
     assert_eq!(brief(&all, BROKER_REACHABLE), ("False", Reason::AuthFailed));
@@ -93,6 +96,43 @@ fn pause_is_shown_but_nothing_is_wrong() {
 }
 
 #[test]
+fn numbers_left_to_others_are_nothing_wrong() {
+    for (left, reason) in
+        [(DecisionReason::Recommended, Reason::Recommending), (DecisionReason::Off, Reason::ScalingOff)]
+    {
+        let all = stated(|world| world.decision = Decision { ask_for: None, ..decision(7, left) });
+        assert_eq!(brief(&all, SCALING_ACTIVE), ("False", reason));
+        assert_eq!(brief(&all, WORKERS_AVAILABLE), ("True", Reason::WorkersReady));
+        assert!(all.iter().all(|stated| !stated.is_warning()));
+    }
+}
+
+#[test]
+fn what_is_not_known_is_named() {
+    for (unknown, reason) in [
+        (law::Reason::BacklogUnknown, Reason::BacklogUnknown),
+        (law::Reason::WorkersSilent, Reason::WorkersSilent),
+        (law::Reason::WorkersDetached, Reason::WorkersDetached),
+        (law::Reason::Fallback, Reason::Fallback),
+    ] {
+        let all = stated(|world| world.decision = by_law(1, unknown));
+        assert_eq!(brief(&all, SCALING_ACTIVE), ("Unknown", reason));
+    }
+}
+
+#[test]
+fn a_schedule_that_cannot_be_read_warns_but_does_not_stop() {
+    let problem = || Some("schedules[0]".to_owned());
+    let all = stated(|world| world.decision.problem = problem());
+    assert_eq!(brief(&all, SCALING_ACTIVE), ("True", Reason::ScheduleInvalid));
+    assert_eq!(brief(&all, READY), ("True", Reason::Ready));
+    let mut told = Told::default();
+    assert_eq!(reasons(told.news(&all)), [Reason::ScheduleInvalid]);
+    assert_eq!(reasons(told.news(&all)), []);
+    assert_eq!(reasons(told.news(&stated(|_| {}))), [Reason::Active]);
+}
+
+#[test]
 fn claimed_queue_names_the_holder() {
     let all = stated(|world| {
         world.claim = Some(Claim { queue: "red".into(), holder: "default/one".into() });
@@ -106,7 +146,7 @@ fn claimed_queue_names_the_holder() {
 fn starting_workers_are_no_failure() {
     let all = stated(|world| world.workers.ready = 0);
     assert_eq!(brief(&all, WORKERS_AVAILABLE), ("True", Reason::WorkersStarting));
-    let all = stated(|world| world.decision = decision(0, DecisionReason::Idle));
+    let all = stated(|world| world.decision = by_law(0, law::Reason::Idle));
     assert_eq!(brief(&all, WORKERS_AVAILABLE), ("True", Reason::Idle));
 }
 
@@ -118,7 +158,7 @@ fn at(second: i64) -> Time {
 fn transition_time_moves_with_the_status_only() {
     let first = merged(&[], &stated(|_| {}), Some(1), &at(100));
     assert!(first.iter().all(|condition| condition.last_transition_time == at(100)));
-    let idle = stated(|world| world.decision = decision(0, DecisionReason::Idle));
+    let idle = stated(|world| world.decision = by_law(0, law::Reason::Idle));
     let second = merged(&first, &idle, Some(2), &at(200));
     assert_eq!(second[3].reason, "Idle");
     assert!(second.iter().all(|condition| condition.last_transition_time == at(100)));
@@ -173,7 +213,7 @@ fn ordinary_work_and_first_steps_are_no_event() {
     let first = stated(|world| {
         world.broker = BrokerState::Connecting;
         world.queues = QueueState::WaitingForBroker;
-        world.decision = decision(0, DecisionReason::BacklogUnknown);
+        world.decision = by_law(0, law::Reason::BacklogUnknown);
     });
     let starting = stated(|world| world.workers.ready = 0);
     let mut told = Told::default();
