@@ -52,6 +52,7 @@ mod options;
 mod queues;
 mod results;
 mod revoked;
+mod samples;
 mod settle;
 mod stop;
 mod supervise;
@@ -65,7 +66,8 @@ pub use celery_client::{AddressError, BrokerAddress, ResultStoreAddress};
 pub use celery_protocol::{Exception, Request};
 pub use consume::Stopped;
 pub use log::{LogError, LogFormat};
-pub use options::{Options, main};
+pub use options::{Addresses, Options, main};
+pub use samples::sample_tasks;
 pub use task::{
     Args, Binder, Cancellation, Context, DeliveryInfo, IntoTaskFunction, Output, Parameter, Task, TaskError,
     TaskFunction, TaskResult,

@@ -16,22 +16,9 @@ use crate::{
 /// Where RabbitMQ is when nothing is said.
 const LOCAL_BROKER: &str = "amqp://guest:guest@localhost:5672//";
 
-/// What a worker can be told from outside. Every flag has an environment variable; the flag wins.
-#[derive(Clone, Debug, Parser)]
-#[command(
-    version,
-    about = "A Celery worker that runs one task at a time",
-    long_about = "A Celery worker that runs one task at a time, made for Kubernetes: while a task runs it still answers its \
-                  probes, its broker and remote control.\n\nOn SIGTERM or SIGINT it takes no more messages, finishes the \
-                  task it runs, stores the result, acknowledges the message and exits with 0. On a second signal it gives \
-                  the message back to its queue and exits with 1.",
-    next_line_help = true
-)]
-pub struct Options {
-    /// Name of the application, for people.
-    #[arg(short = 'A', long, env = "SOLOIST_APP", default_value = "soloist")]
-    app: String,
-
+/// Where the broker and the results are: the same flags and environment variables for all programs of Soloist.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Addresses {
     /// The broker: amqp://user:password@host:port/vhost, or amqps://. Wins over --broker-dir. Default:
     /// RabbitMQ on this machine.
     #[arg(short, long, env = "SOLOIST_BROKER", value_name = "URL", hide_env_values = true)]
@@ -51,6 +38,61 @@ pub struct Options {
     /// Directory with one file for each key of a results Secret: uri, or host, port, password and db.
     #[arg(long, env = "SOLOIST_RESULTS_DIR", value_name = "DIRECTORY")]
     results_dir: Option<PathBuf>,
+}
+
+impl Addresses {
+    /// The broker, on this machine unless said otherwise.
+    ///
+    /// # Errors
+    /// When the directory or an address in it can't be read.
+    pub fn broker(&self) -> Result<BrokerAddress, AddressError> {
+        match (&self.broker, &self.broker_dir) {
+            (Some(address), _) => Ok(address.clone()),
+            (None, Some(directory)) => BrokerAddress::from_directory(directory),
+            (None, None) => LOCAL_BROKER.parse(),
+        }
+    }
+
+    /// Where results go, if anywhere.
+    ///
+    /// # Errors
+    /// When the directory or an address in it can't be read.
+    pub fn results(&self) -> Result<Option<ResultStoreAddress>, AddressError> {
+        match (&self.results, &self.results_dir) {
+            (Some(address), _) => Ok(Some(address.clone())),
+            (None, Some(directory)) => ResultStoreAddress::from_directory(directory).map(Some),
+            (None, None) => Ok(None),
+        }
+    }
+
+    /// The directories that addresses were read from, which may change.
+    fn mounted(&self, broker: &BrokerAddress, results: Option<&ResultStoreAddress>) -> Mounted {
+        let directory = |given: bool, directory: &Option<PathBuf>| directory.clone().filter(|_| !given);
+        Mounted {
+            broker: directory(self.broker.is_some(), &self.broker_dir).zip(Some(broker.clone())),
+            results: directory(self.results.is_some(), &self.results_dir).zip(results.cloned()),
+        }
+    }
+}
+
+/// What a worker can be told from outside. Every flag has an environment variable; the flag wins.
+#[derive(Clone, Debug, Parser)]
+#[command(
+    version,
+    about = "A Celery worker that runs one task at a time",
+    long_about = "A Celery worker that runs one task at a time, made for Kubernetes: while a task runs it still answers its \
+                  probes, its broker and remote control.\n\nOn SIGTERM or SIGINT it takes no more messages, finishes the \
+                  task it runs, stores the result, acknowledges the message and exits with 0. On a second signal it gives \
+                  the message back to its queue and exits with 1.",
+    next_line_help = true
+)]
+pub struct Options {
+    /// Name of the application, for people.
+    #[arg(short = 'A', long, env = "SOLOIST_APP", default_value = "soloist")]
+    app: String,
+
+    #[command(flatten)]
+    addresses: Addresses,
 
     /// Queues to take tasks from, with commas between them.
     #[arg(short = 'Q', long, env = "SOLOIST_QUEUES", value_delimiter = ',', value_name = "NAMES")]
@@ -84,6 +126,11 @@ pub struct Options {
     /// Seconds after which a task is asked to stop. Default: never.
     #[arg(long, env = "SOLOIST_SOFT_TIME_LIMIT", value_name = "SECONDS", value_parser = parse_seconds)]
     soft_time_limit: Option<Duration>,
+
+    /// Directory that outlives a restart of the container, where queues that remote control has cancelled are remembered as such.
+    /// Default: they aren't.
+    #[arg(long, env = "SOLOIST_STATE_DIR", value_name = "DIRECTORY")]
+    state_dir: Option<PathBuf>,
 
     /// What is logged: a level, or levels by module as in `info,soloist_worker=debug`.
     #[arg(long, env = "SOLOIST_LOG", value_name = "FILTER", default_value = "info")]
@@ -129,25 +176,9 @@ impl Options {
     /// # Errors
     /// When a directory or an address in it can't be read.
     pub fn builder(&self) -> Result<WorkerBuilder, AddressError> {
-        let mut mounted = Mounted::default();
-        let broker = match (&self.broker, &self.broker_dir) {
-            (Some(address), _) => address.clone(),
-            (None, Some(directory)) => {
-                let address = BrokerAddress::from_directory(directory)?;
-                mounted.broker = Some((directory.clone(), address.clone()));
-                address
-            }
-            (None, None) => LOCAL_BROKER.parse()?,
-        };
-        let results = match (&self.results, &self.results_dir) {
-            (Some(address), _) => Some(address.clone()),
-            (None, Some(directory)) => {
-                let address = ResultStoreAddress::from_directory(directory)?;
-                mounted.results = Some((directory.clone(), address.clone()));
-                Some(address)
-            }
-            (None, None) => None,
-        };
+        let broker = self.addresses.broker()?;
+        let results = self.addresses.results()?;
+        let mounted = self.addresses.mounted(&broker, results.as_ref());
         let builder = Worker::builder(broker)
             .app(&self.app)
             .queues(&self.queues)
@@ -157,10 +188,45 @@ impl Options {
             .time_limits(self.soft_time_limit, self.time_limit)
             .http(self.http_address)
             .mounted(mounted);
-        Ok(match results {
+        let builder = match results {
             Some(address) => builder.results(address),
             None => builder,
+        };
+        Ok(match &self.state_dir {
+            Some(directory) => builder.state_dir(directory),
+            None => builder,
         })
+    }
+
+    /// Runs a worker with these tasks until it is told to stop, and gives the program's exit code.
+    #[must_use]
+    pub fn run(&self, tasks: impl FnOnce(WorkerBuilder) -> WorkerBuilder) -> ExitCode {
+        if let Err(error) = self.start_log() {
+            eprintln!("error: {error}");
+            return ExitCode::from(2);
+        }
+        if let Some(concurrency) = self.concurrency.filter(|concurrency| *concurrency != 1) {
+            warn!(
+                concurrency,
+                "--concurrency is ignored: this worker runs one task at a time; run more workers instead"
+            );
+        }
+        let builder = match self.builder() {
+            Ok(builder) => builder,
+            Err(error) => {
+                error!(%error, "can't read the addresses");
+                return ExitCode::from(2);
+            }
+        };
+        match tasks(builder).build().run() {
+            Ok(Stopped::Warm) => ExitCode::SUCCESS,
+            Ok(Stopped::Cold) => ExitCode::FAILURE,
+            Err(failure) => {
+                let cause = std::error::Error::source(&failure).map(ToString::to_string);
+                error!(error = %failure, cause, "the worker can't start");
+                ExitCode::FAILURE
+            }
+        }
     }
 }
 
@@ -176,33 +242,7 @@ impl Options {
 /// }
 /// ```
 pub fn main(tasks: impl FnOnce(WorkerBuilder) -> WorkerBuilder) -> ExitCode {
-    let options = Options::parse();
-    if let Err(error) = options.start_log() {
-        eprintln!("error: {error}");
-        return ExitCode::from(2);
-    }
-    if let Some(concurrency) = options.concurrency.filter(|concurrency| *concurrency != 1) {
-        warn!(
-            concurrency,
-            "--concurrency is ignored: this worker runs one task at a time; run more workers instead"
-        );
-    }
-    let builder = match options.builder() {
-        Ok(builder) => builder,
-        Err(error) => {
-            error!(%error, "can't read the addresses");
-            return ExitCode::from(2);
-        }
-    };
-    match tasks(builder).build().run() {
-        Ok(Stopped::Warm) => ExitCode::SUCCESS,
-        Ok(Stopped::Cold) => ExitCode::FAILURE,
-        Err(failure) => {
-            let cause = std::error::Error::source(&failure).map(ToString::to_string);
-            error!(error = %failure, cause, "the worker can't start");
-            ExitCode::FAILURE
-        }
-    }
+    Options::parse().run(tasks)
 }
 
 fn parse_broker(text: &str) -> Result<BrokerAddress, AddressError> {

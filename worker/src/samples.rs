@@ -1,9 +1,12 @@
 //! Sample tasks, for first steps, demos and tests.
 
+mod trials;
+
 use std::{thread, time::Duration};
 
 use serde::{Deserialize, Serialize};
-use soloist_worker::{Context, Task, TaskError, WorkerBuilder};
+
+use crate::{Context, Task, TaskError, WorkerBuilder};
 
 /// Above this the plain recursion takes minutes: fib(50) is about 40 billion calls.
 const FIB_MAX: u64 = 50;
@@ -11,8 +14,11 @@ const FIB_MAX: u64 = 50;
 /// Longest sleep that is accepted: one day.
 const SLEEP_MAX_SECONDS: f64 = 86_400.0;
 
-pub(crate) fn register(worker: WorkerBuilder) -> WorkerBuilder {
-    worker
+/// The tasks of the stock worker: `tasks.fib`, `tasks.add`, `tasks.multiply`, `tasks.sleep`, `tasks.fail`, `tasks.panic`, and some
+/// that retry, reject and so on.
+#[must_use]
+pub fn sample_tasks(worker: WorkerBuilder) -> WorkerBuilder {
+    trials::register(worker)
         .register(Task::new("tasks.fib", fib).parameters(["n"]))
         .register(Task::new("tasks.add", |x: Number, y: Number| x.add(y)).parameters(["x", "y"]))
         .register(Task::new("tasks.multiply", |x: Number, y: Number| x.multiply(y)).parameters(["x", "y"]))
