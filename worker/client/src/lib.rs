@@ -25,6 +25,7 @@ mod control;
 pub mod delays;
 mod events;
 mod fields;
+mod forward;
 mod publisher;
 pub mod queue;
 pub mod results;
