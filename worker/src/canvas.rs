@@ -45,13 +45,24 @@ pub(crate) struct Sequel {
 #[derive(Clone, Debug)]
 pub(crate) enum Ending {
     Success(Box<RawValue>),
-    Failure { exception: Exception, traceback: Option<String> },
+    Failure {
+        exception: Exception,
+        traceback: Option<String>,
+    },
     Revoked(Exception),
+    /// It is to be run again.
+    Retry {
+        again: Box<Request>,
+        delay: Duration,
+    },
 }
 
 impl Sequel {
     /// None if nothing follows the call.
     pub(crate) fn new(request: &Arc<Request>, ending: Ending) -> Option<Box<Self>> {
+        if let Ending::Retry { .. } = &ending {
+            return Some(Box::new(Self { request: Arc::clone(request), ending }));
+        }
         let embed = &request.embed;
         let has_any = |list: &Option<Vec<Signature>>| list.as_ref().is_some_and(|list| !list.is_empty());
         let is_followed = has_any(&embed.callbacks)
@@ -177,9 +188,12 @@ impl Canvas {
     }
 
     /// Tells all others who wait for a call that it has ended: its chord, and if it failed, the rest of its chain and its
-    /// errbacks.
-    pub(crate) async fn conclude(&self, sequel: &Sequel, home: &Home) {
+    /// errbacks. Sends it again if that is how it ended; the exception that it has failed with if that can't be done.
+    pub(crate) async fn conclude(&self, sequel: &Sequel, home: &Home) -> Option<Exception> {
         let Sequel { request, ending } = sequel;
+        if let Ending::Retry { again, delay } = ending {
+            return self.send_again(request, again, *delay, home).await;
+        }
         let mut parent = Parent::new(request, home);
         let mut parts = VecDeque::new();
         parts.extend(part_of(request, ending));
@@ -193,6 +207,35 @@ impl Canvas {
         while let Some((part, body)) = parts.pop_front() {
             parts.extend(self.report(&part, body, &mut parent).await);
         }
+        None
+    }
+
+    async fn send_again(
+        &self,
+        request: &Arc<Request>,
+        again: &Request,
+        delay: Duration,
+        home: &Home,
+    ) -> Option<Exception> {
+        let message = again.encode(Timestamp::now());
+        let error = self.sender.forward(&home.queue, message, delay).await.err()?;
+        let message = format!("the retry can't be sent: {error}");
+        let exception = Exception::new("kombu.exceptions", "OperationalError", vec![message.into()]);
+        let failed = Ending::Failure { exception: exception.clone(), traceback: None };
+        if again.ignore_result != Some(true) {
+            let meta = TaskMeta {
+                group_id: request.group.clone(),
+                parent_id: request.parent_id.clone(),
+                ..TaskMeta::failure(&request.id, &exception, None, Timestamp::now())
+            };
+            let queue = request.reply_to.as_deref();
+            let reply = ReplyAddress { queue, correlation_id: request.correlation() };
+            self.results.store(&meta, reply, &self.health, &self.metrics).await;
+        }
+        if let Some(sequel) = Sequel::new(request, failed) {
+            Box::pin(self.conclude(&sequel, home)).await;
+        }
+        Some(exception)
     }
 
     /// Publishes a signature of any kind.
@@ -346,6 +389,7 @@ fn part_of(request: &Request, ending: &Ending) -> Option<(ChordPart, Signature)>
         Ending::Success(value) => (State::Success, value.clone()),
         Ending::Failure { exception, .. } => (State::Failure, raw(exception)),
         Ending::Revoked(exception) => (State::Revoked, raw(exception)),
+        Ending::Retry { .. } => return None,
     };
     let part = ChordPart {
         group_id: request.group.clone()?,

@@ -21,13 +21,23 @@ pub(crate) enum Counted {
     Started,
     Succeeded,
     Failed,
+    Retried,
+    Ignored,
     Revoked,
     Rejected,
 }
 
 impl Counted {
-    const ALL: [Self; 6] =
-        [Self::Received, Self::Started, Self::Succeeded, Self::Failed, Self::Revoked, Self::Rejected];
+    const ALL: [Self; 8] = [
+        Self::Received,
+        Self::Started,
+        Self::Succeeded,
+        Self::Failed,
+        Self::Retried,
+        Self::Ignored,
+        Self::Revoked,
+        Self::Rejected,
+    ];
 
     fn name_and_help(self) -> (&'static str, &'static str) {
         match self {
@@ -37,10 +47,16 @@ impl Counted {
             Self::Failed => {
                 ("soloist_task_failed_total", "Tasks that failed, and messages that could not be run.")
             }
+            Self::Retried => ("soloist_task_retried_total", "Tasks that are to be run again."),
+            Self::Ignored => {
+                ("soloist_task_ignored_total", "Tasks that ended without a result of their own.")
+            }
             Self::Revoked => {
                 ("soloist_task_revoked_total", "Tasks not run because they were revoked or had expired.")
             }
-            Self::Rejected => ("soloist_task_rejected_total", "Messages rejected without being run."),
+            Self::Rejected => {
+                ("soloist_task_rejected_total", "Messages rejected, without being run or by their task.")
+            }
         }
     }
 }

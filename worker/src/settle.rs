@@ -18,7 +18,7 @@ use crate::{
     executor::Outcome,
     metrics::Counted,
     supervise::Ended,
-    task::{Registry, Task, TaskError},
+    task::{PlannedRetry, Registry, Task, TaskError, Wish},
 };
 
 /// A message that will be run.
@@ -56,6 +56,10 @@ pub(crate) enum Disposition {
     Ack,
     /// Can't be run: dropped, or dead-lettered where the queue says so.
     Reject,
+    /// To be delivered again.
+    Requeue,
+    /// Nothing: it was acknowledged when the task began.
+    Nothing,
 }
 
 /// What the log says about a message.
@@ -63,6 +67,9 @@ pub(crate) enum Disposition {
 pub(crate) enum Report {
     Succeeded { result: String },
     Failed { exception: String, traceback: Option<String> },
+    Retried { cause: Option<String>, delay: Duration },
+    Ignored,
+    Rejected { reason: String, requeue: bool },
     Revoked { reason: &'static str },
     Unregistered,
     Malformed { category: &'static str, problem: String },
@@ -76,6 +83,13 @@ impl Settlement {
             Sequel::new(&Arc::new(request), Ending::Failure { exception, traceback: None })
         });
         Self { sequel, ..self }
+    }
+
+    /// A retry that could not be sent: the call has failed, and that is stored.
+    pub(crate) fn failed_after_all(self, exception: &Exception) -> Self {
+        let event = self.id.as_deref().map(|id| failed(id, exception));
+        let report = Report::Failed { exception: exception.to_string(), traceback: None };
+        Self { event, counted: Counted::Failed, report, ..self }
     }
 }
 
@@ -112,12 +126,26 @@ pub(crate) fn readmit(
 }
 
 /// What becomes of a message whose task has ended at `now`.
-pub(crate) fn settle(Admitted { request, task }: &Admitted, ended: Ended, now: Timestamp) -> Settlement {
+///
+/// `chance` is uniform in 0 to 1, for the jitter of retries.
+pub(crate) fn settle(
+    Admitted { request, task }: &Admitted,
+    ended: Ended,
+    now: Timestamp,
+    chance: f64,
+) -> Settlement {
     match ended {
         Ended::Finished(Outcome { result: Ok(value), runtime }) => {
             succeed(request, task, value, runtime, now)
         }
-        Ended::Finished(Outcome { result: Err(error), .. }) => fail(request, task, &error, now),
+        Ended::Finished(Outcome { result: Err(error), .. }) => match error.wish() {
+            Some(Wish::Ignore) => ignore(request, task),
+            Some(Wish::Reject { requeue }) => reject(request, task, &error, *requeue, now),
+            _ => match task.retry.decide(request, error, now, chance) {
+                Ok(planned) => retry(request, task, planned),
+                Err(error) => fail(request, task, &error, now),
+            },
+        },
         Ended::TimedOut { limit, .. } => {
             let exception = Exception::time_limit_exceeded(limit.as_secs_f64());
             fail(request, task, &TaskError::from_exception(exception), now)
@@ -164,7 +192,7 @@ fn succeed(
         task: request.task.clone(),
         sequel: Sequel::new(request, Ending::Success(value.clone())),
         store: is_stored(request, task).then(|| of(request, TaskMeta::success(&request.id, value, now))),
-        disposition: Disposition::Ack,
+        disposition: done(task),
         event: Some(EventKind::TaskSucceeded {
             uuid: request.id.clone(),
             result: result.clone(),
@@ -186,7 +214,7 @@ fn fail(request: &Arc<Request>, task: &Task, error: &TaskError, now: Timestamp) 
             Ending::Failure { exception: error.exception().clone(), traceback: traceback.clone() },
         ),
         store: is_stored(request, task).then(|| of(request, meta())),
-        disposition: Disposition::Ack,
+        disposition: failed_disposition(task),
         event: Some(EventKind::TaskFailed {
             uuid: request.id.clone(),
             exception: error.exception().repr(),
@@ -194,6 +222,79 @@ fn fail(request: &Arc<Request>, task: &Task, error: &TaskError, now: Timestamp) 
         }),
         counted: Counted::Failed,
         report: Report::Failed { exception: error.to_string(), traceback },
+    }
+}
+
+/// What the broker is told of a task that has ended.
+fn done(task: &Task) -> Disposition {
+    if task.acks_late { Disposition::Ack } else { Disposition::Nothing }
+}
+
+/// What the broker is told of a task that has failed.
+fn failed_disposition(task: &Task) -> Disposition {
+    match done(task) {
+        Disposition::Ack if !task.acks_on_failure_or_timeout => Disposition::Reject,
+        disposition => disposition,
+    }
+}
+
+fn retry(request: &Arc<Request>, task: &Task, planned: PlannedRetry) -> Settlement {
+    let PlannedRetry { request: again, cause, delay } = planned;
+    let exception = cause.as_ref().map(TaskError::exception);
+    let traceback = cause.as_ref().and_then(TaskError::traceback).map(str::to_owned);
+    let meta = || TaskMeta::retry(&request.id, exception, traceback.clone());
+    Settlement {
+        id: Some(request.id.clone()),
+        task: request.task.clone(),
+        store: is_stored(request, task).then(|| of(request, meta())),
+        disposition: done(task),
+        event: Some(EventKind::TaskRetried {
+            uuid: request.id.clone(),
+            exception: exception.map_or_else(|| "None".to_owned(), Exception::repr),
+            traceback: traceback.clone(),
+        }),
+        counted: Counted::Retried,
+        report: Report::Retried { cause: cause.as_ref().map(ToString::to_string), delay },
+        sequel: Sequel::new(request, Ending::Retry { again: Box::new(again), delay }),
+    }
+}
+
+fn ignore(request: &Arc<Request>, task: &Task) -> Settlement {
+    Settlement {
+        id: Some(request.id.clone()),
+        task: request.task.clone(),
+        sequel: None,
+        store: None,
+        disposition: done(task),
+        event: None,
+        counted: Counted::Ignored,
+        report: Report::Ignored,
+    }
+}
+
+fn reject(
+    request: &Arc<Request>,
+    task: &Task,
+    error: &TaskError,
+    requeue: bool,
+    now: Timestamp,
+) -> Settlement {
+    let disposition = match (done(task), requeue) {
+        (Disposition::Ack, true) => Disposition::Requeue,
+        (Disposition::Ack, false) => Disposition::Reject,
+        // Too late: as if it had failed.
+        (disposition, _) => disposition,
+    };
+    let rejected = Settlement {
+        disposition,
+        counted: Counted::Rejected,
+        event: Some(EventKind::TaskRejected { uuid: request.id.clone(), requeue }),
+        report: Report::Rejected { reason: error.to_string(), requeue },
+        ..fail(request, task, error, now)
+    };
+    match disposition {
+        Disposition::Requeue => Settlement { store: None, sequel: None, ..rejected },
+        _ => rejected,
     }
 }
 
@@ -216,7 +317,7 @@ fn revoke(request: &Arc<Request>, task: &Task, revocation: Revocation, now: Time
         task: request.task.clone(),
         sequel: Sequel::new(request, Ending::Revoked(Exception::task_revoked(reason))),
         store: is_stored(request, task).then(|| of(request, TaskMeta::revoked(&request.id, reason, now))),
-        disposition: Disposition::Ack,
+        disposition: if signum.is_some() { done(task) } else { Disposition::Ack },
         event: Some(EventKind::TaskRevoked {
             uuid: request.id.clone(),
             terminated: signum.is_some(),
@@ -278,6 +379,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::task::Retry;
 
     const NOW: Timestamp = Timestamp::constant(1_795_000_000, 0);
 
@@ -329,7 +431,7 @@ mod tests {
         let mut request = request("t.add");
         request.group = Some("g".into());
         request.parent_id = Some("p".into());
-        let settlement = settle(&admitted(request), finished(Ok(raw(json!([1, "two"])))), NOW);
+        let settlement = settle(&admitted(request), finished(Ok(raw(json!([1, "two"])))), NOW, 0.5);
         assert_eq!(settlement.disposition, Disposition::Ack);
         assert_eq!(settlement.counted, Counted::Succeeded);
         let meta = stored(&settlement);
@@ -345,7 +447,7 @@ mod tests {
     #[test]
     fn an_error_is_stored_as_pythons_exception() {
         let error = TaskError::new("ValueError", "boom").with_traceback("there");
-        let settlement = settle(&admitted(request("t.add")), finished(Err(error)), NOW);
+        let settlement = settle(&admitted(request("t.add")), finished(Err(error)), NOW, 0.5);
         assert_eq!(settlement.disposition, Disposition::Ack);
         let meta = stored(&settlement);
         assert_eq!(meta["status"], "FAILURE");
@@ -360,6 +462,60 @@ mod tests {
         assert_eq!(exception, "ValueError('boom')");
     }
 
+    fn failed(task: Task, error: impl Into<TaskError>) -> Settlement {
+        let admitted = Admitted { task: Arc::new(task), ..admitted(request("t.add")) };
+        settle(&admitted, finished(Err(error.into())), NOW, 0.5)
+    }
+
+    #[test]
+    fn a_retry_is_stored_and_sent_and_nobody_else_is_told() {
+        let cause = TaskError::new("ValueError", "boom").with_traceback("there");
+        let settlement = failed(Task::new("t.add", || ()), Retry::default().cause(cause));
+        assert_eq!((settlement.disposition, settlement.counted), (Disposition::Ack, Counted::Retried));
+        let meta = stored(&settlement);
+        assert_eq!((&meta["status"], &meta["date_done"]), (&json!("RETRY"), &json!(null)));
+        assert_eq!(
+            (&meta["result"]["exc_type"], &meta["traceback"]),
+            (&json!("ValueError"), &json!("there"))
+        );
+        let Ending::Retry { again, delay } = settlement.sequel.unwrap().ending else { panic!("no retry") };
+        assert_eq!((again.retries, delay), (1, Duration::from_secs(180)));
+        let Some(EventKind::TaskRetried { exception, .. }) = settlement.event else {
+            panic!("no task-retried")
+        };
+        assert_eq!(exception, "ValueError('boom')");
+        let settlement = failed(Task::new("t.add", || ()), Retry::default());
+        assert_eq!(stored(&settlement)["result"], json!(null));
+    }
+
+    #[test]
+    fn a_task_may_ignore_and_reject() {
+        let ignored = failed(Task::new("t.add", || ()), TaskError::ignore());
+        assert_eq!(ignored.disposition, Disposition::Ack);
+        assert!(ignored.store.is_none() && ignored.event.is_none() && ignored.sequel.is_none());
+        let rejected = failed(Task::new("t.add", || ()), TaskError::reject("nope", false));
+        assert_eq!(rejected.disposition, Disposition::Reject);
+        assert_eq!(stored(&rejected)["result"]["exc_message"], json!(["nope", false]));
+        assert_eq!(rejected.event, Some(EventKind::TaskRejected { uuid: "id1".into(), requeue: false }));
+        let requeued = failed(Task::new("t.add", || ()), TaskError::reject("later", true));
+        assert_eq!((requeued.disposition, requeued.store.is_none()), (Disposition::Requeue, true));
+    }
+
+    #[test]
+    fn when_a_message_is_acknowledged_is_the_tasks_choice() {
+        let task = || Task::new("t.add", || ());
+        let boom = || TaskError::new("ValueError", "boom");
+        let dispositions = [
+            failed(task().acks_late(false), boom()).disposition,
+            failed(task().acks_on_failure_or_timeout(false), boom()).disposition,
+            failed(task().acks_late(false).acks_on_failure_or_timeout(false), boom()).disposition,
+            failed(task().acks_late(false), TaskError::reject("nope", true)).disposition,
+            failed(task().acks_late(false), Retry::default()).disposition,
+        ];
+        let nothing = Disposition::Nothing;
+        assert_eq!(dispositions, [nothing, Disposition::Reject, nothing, nothing, nothing]);
+    }
+
     #[test]
     fn nothing_is_stored_if_either_side_says_so() {
         for (task, header, is_stored) in [
@@ -370,8 +526,9 @@ mod tests {
             ("t.quiet", Some(false), false),
         ] {
             let request = Request { ignore_result: header, ..request(task) };
-            let success = settle(&admitted(request.clone()), finished(Ok(raw(json!(1)))), NOW);
-            let failure = settle(&admitted(request), finished(Err(TaskError::new("ValueError", "x"))), NOW);
+            let success = settle(&admitted(request.clone()), finished(Ok(raw(json!(1)))), NOW, 0.5);
+            let failure =
+                settle(&admitted(request), finished(Err(TaskError::new("ValueError", "x"))), NOW, 0.5);
             assert_eq!(success.store.is_some(), is_stored, "{task} {header:?}");
             assert_eq!(failure.store.is_some(), is_stored, "{task} {header:?}");
         }
@@ -404,7 +561,7 @@ mod tests {
     #[test]
     fn a_terminated_call_is_revoked_with_the_signal() {
         let ended = Ended::Terminated { signum: 9, is_stuck: false };
-        let settlement = settle(&admitted(request("t.add")), ended, NOW);
+        let settlement = settle(&admitted(request("t.add")), ended, NOW, 0.5);
         assert_eq!(stored(&settlement)["result"]["exc_message"], json!(["terminated"]));
         assert!(matches!(
             settlement.event,
@@ -415,7 +572,7 @@ mod tests {
     #[test]
     fn a_call_that_took_too_long_fails_as_in_celery() {
         let ended = Ended::TimedOut { limit: Duration::from_secs(2), is_stuck: true };
-        let settlement = settle(&admitted(request("t.add")), ended, NOW);
+        let settlement = settle(&admitted(request("t.add")), ended, NOW, 0.5);
         assert_eq!((settlement.disposition, settlement.counted), (Disposition::Ack, Counted::Failed));
         let exception = json!({
             "exc_type": "TimeLimitExceeded", "exc_message": [2], "exc_module": "billiard.exceptions",

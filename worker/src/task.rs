@@ -7,8 +7,9 @@ mod context;
 mod error;
 mod function;
 mod registry;
+mod retry;
 
-use std::{borrow::Cow, fmt, future::Future, pin::Pin, sync::Arc};
+use std::{borrow::Cow, fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use serde_json::value::RawValue;
 
@@ -18,8 +19,15 @@ pub use self::{
     context::{Context, DeliveryInfo},
     error::TaskError,
     function::{IntoTaskFunction, Output},
+    retry::Retry,
 };
-pub(crate) use self::{cancel::CancelHandle, context::Facts, error::PanicReport, registry::Registry};
+pub(crate) use self::{
+    cancel::CancelHandle,
+    context::Facts,
+    error::{PanicReport, Wish},
+    registry::Registry,
+    retry::{PlannedRetry, RetryPolicy},
+};
 
 /// What running a task gives: its result as JSON text, or the error its callers will see.
 pub type TaskResult = Result<Box<RawValue>, TaskError>;
@@ -55,6 +63,9 @@ pub struct Task {
     pub(crate) parameters: Vec<&'static str>,
     pub(crate) function: TaskFunction,
     pub(crate) ignore_result: bool,
+    pub(crate) retry: RetryPolicy,
+    pub(crate) acks_late: bool,
+    pub(crate) acks_on_failure_or_timeout: bool,
 }
 
 impl Task {
@@ -62,11 +73,18 @@ impl Task {
     ///
     /// See [`Parameter`] for what its parameters may be.
     pub fn new<M>(name: impl Into<Cow<'static, str>>, function: impl IntoTaskFunction<M>) -> Self {
+        Self::of(name.into(), function.into_task_function())
+    }
+
+    pub(crate) fn of(name: Cow<'static, str>, function: TaskFunction) -> Self {
         Self {
-            name: name.into(),
+            name,
             parameters: Vec::new(),
-            function: function.into_task_function(),
+            function,
             ignore_result: false,
+            retry: RetryPolicy::default(),
+            acks_late: true,
+            acks_on_failure_or_timeout: true,
         }
     }
 
@@ -81,6 +99,80 @@ impl Task {
     #[must_use]
     pub fn ignore_result(mut self) -> Self {
         self.ignore_result = true;
+        self
+    }
+
+    /// How often a call is retried at most, 3 times unless set; `None` is without end.
+    #[must_use]
+    pub fn max_retries(mut self, retries: impl Into<Option<u32>>) -> Self {
+        self.retry.max_retries = retries.into();
+        self
+    }
+
+    /// How long a retry waits that doesn't say so itself: 3 minutes unless set.
+    #[must_use]
+    pub fn default_retry_delay(mut self, delay: Duration) -> Self {
+        self.retry.default_delay = delay;
+        self
+    }
+
+    /// Retries calls that fail with an error of one of these types, without the task asking for it. `Exception` stands
+    /// for all. A type is named as callers see it: an error of a Rust type by the type's name.
+    ///
+    /// ```
+    /// # use soloist_worker::{Task, TaskError};
+    /// # fn fetch(url: String) -> Result<u64, TaskError> { Ok(url.len() as u64) }
+    /// let task = Task::new("shop.fetch", fetch).autoretry_for(["TimeoutError", "ConnectionError"]).retry_backoff(2);
+    /// ```
+    #[must_use]
+    pub fn autoretry_for(mut self, types: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.retry.autoretry_for = types.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Exceptions from [`Task::autoretry_for`].
+    #[must_use]
+    pub fn dont_autoretry_for(mut self, types: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.retry.dont_autoretry_for = types.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Lets automatic retries wait for longer each time: `factor` seconds before the first, twice as long before the
+    /// second, and so on up to [`Task::retry_backoff_max`].
+    #[must_use]
+    pub fn retry_backoff(mut self, factor: u32) -> Self {
+        self.retry.backoff = Some(factor);
+        self
+    }
+
+    /// Longest wait of a backoff: 10 minutes unless set.
+    #[must_use]
+    pub fn retry_backoff_max(mut self, delay: Duration) -> Self {
+        self.retry.backoff_max = delay;
+        self
+    }
+
+    /// Whether a backoff waits for a random part of its time (the default), so that calls which failed together aren't
+    /// retried together.
+    #[must_use]
+    pub fn retry_jitter(mut self, jitter: bool) -> Self {
+        self.retry.jitter = jitter;
+        self
+    }
+
+    /// Whether a message is acknowledged when its result is stored (the default), or already when the task begins. Then a
+    /// call is run at most once: it is lost with its worker.
+    #[must_use]
+    pub fn acks_late(mut self, late: bool) -> Self {
+        self.acks_late = late;
+        self
+    }
+
+    /// Whether the message of a task that fails, or exceeds its time limit, is acknowledged (the default), or rejected, so
+    /// that it becomes a dead letter. For tasks that acknowledge late.
+    #[must_use]
+    pub fn acks_on_failure_or_timeout(mut self, ack: bool) -> Self {
+        self.acks_on_failure_or_timeout = ack;
         self
     }
 

@@ -32,6 +32,13 @@ pub(crate) struct Tracked {
     terminate: watch::Sender<Option<i32>>,
 }
 
+impl Tracked {
+    /// A call at some stage that nobody can end.
+    pub(crate) fn new(request: Arc<Request>, delivery_info: DeliveryInfo, stage: Stage) -> Self {
+        Self { request, delivery_info, stage, terminate: watch::Sender::new(None) }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Calls {
     next_key: u64,

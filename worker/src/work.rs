@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use celery_client::{amqp, results::ReplyAddress};
-use celery_protocol::{Request, delay, event::EventKind};
+use celery_protocol::{Request, delay::is_delay_exchange, event::EventKind};
 use jiff::Timestamp;
 use lapin::{
     Acker,
@@ -13,8 +13,10 @@ use tokio::time::{Instant, sleep};
 use tracing::{debug, error, info, info_span, warn};
 
 use crate::{
+    backoff,
     broker::{Arrival, answer, decode, salvage},
     canvas::{Canvas, Ending, Home},
+    delay::{self, Postponed},
     done::Done,
     events::{Activity, Events},
     executor::{Executor, Job},
@@ -37,6 +39,7 @@ pub(crate) struct Work {
     pub(crate) registry: Arc<Registry>,
     pub(crate) executor: Executor,
     pub(crate) tracker: Arc<Tracker>,
+    pub(crate) postponed: Arc<Postponed>,
     pub(crate) revoked: Arc<Revoked>,
     pub(crate) limits: Arc<Limits>,
     pub(crate) done: Done,
@@ -79,8 +82,11 @@ impl Work {
         let (retries, redelivered) = (request.retries, delivery.redelivered);
         info!(id = request.id, task = request.task, retries, redelivered, "task received");
         let tracking = self.tracker.track(Arc::clone(request), delivery_info(delivery, request));
-        match self.wait(&admitted, &tracking).await {
+        match self.wait(delivery, &admitted, &tracking).await {
             Waited::Due => self.run(delivery, &admitted, &tracking, cancel).await,
+            Waited::Postponed => {
+                self.postponed.add(Arc::clone(request), delivery_info(delivery, request), Timestamp::now());
+            }
             Waited::Refused(settlement) => {
                 self.conclude(delivery, *settlement, None).await;
             }
@@ -88,9 +94,10 @@ impl Work {
         }
     }
 
-    /// Waits until the call may be run.
-    async fn wait(&self, admitted: &Admitted, tracking: &Tracking) -> Waited {
+    /// Waits until the call may be run, or leaves that to the broker.
+    async fn wait(&self, delivery: &Arrival, admitted: &Admitted, tracking: &Tracking) -> Waited {
         let request = &admitted.request;
+        let mut has_delay_queues = true;
         loop {
             let now = Timestamp::now();
             if let Err(settlement) = readmit(admitted, |request| self.revoked.contains(request), now) {
@@ -101,12 +108,35 @@ impl Work {
                 return Waited::Due;
             };
             tracking.wait(until_eta.is_some());
+            if has_delay_queues && let Some(wait) = until_eta.filter(|wait| delay::whole_seconds(*wait) > 0) {
+                if self.postpone(delivery, request, wait).await {
+                    return Waited::Postponed;
+                }
+                has_delay_queues = false;
+                continue;
+            }
             debug!(id = request.id, task = request.task, ?delay, "waiting until the task may run");
             tokio::select! {
                 () = sleep(delay) => {}
                 () = self.revoked.changed() => {}
                 // Whoever gets it next can wait as well as we could.
                 () = self.stop.requested() => return Waited::Stopping,
+            }
+        }
+    }
+
+    /// Puts the message into the delay queues; false if that can't be done.
+    async fn postpone(&self, delivery: &Arrival, request: &Request, wait: Duration) -> bool {
+        match self.canvas.sender.forward(&delivery.queue, delay::again(delivery), wait).await {
+            Ok(()) => {
+                info!(id = request.id, task = request.task, ?wait, "not due yet: it waits in the broker");
+                // If that can't be told, the broker delivers it again, and there are two: the other one is marked.
+                acknowledge(delivery, Disposition::Ack).await;
+                true
+            }
+            Err(problem) => {
+                warn!(id = request.id, task = request.task, %problem, "no delay queues: holding it until it is due");
+                false
             }
         }
     }
@@ -126,6 +156,9 @@ impl Work {
             span: info_span!("task", id = request.id, name = request.task),
             cancelled: cancel.subscribe(),
         });
+        if !admitted.task.acks_late {
+            acknowledge(delivery, Disposition::Ack).await;
+        }
         let begun = Instant::now();
         let running = self.executor.execute(Job { task: Arc::clone(&admitted.task), context });
         let of_message = TimeLimits { soft: request.time_limit.soft(), hard: request.time_limit.hard() };
@@ -137,7 +170,7 @@ impl Work {
             _ => begun.elapsed(),
         };
         self.metrics.observe_runtime(&request.task, runtime);
-        let settlement = settle(admitted, ended, Timestamp::now());
+        let settlement = settle(admitted, ended, Timestamp::now(), backoff::random());
         let settlement = self.advance(delivery, admitted, settlement).await;
         if !self.conclude(delivery, settlement, Some(runtime)).await {
             self.done.remember(request);
@@ -175,7 +208,12 @@ impl Work {
     }
 
     /// Carries out what was decided: store, tell the chord and the rest of the chain, acknowledge, tell monitors. False if the broker can't be told.
-    async fn conclude(&self, delivery: &Arrival, settlement: Settlement, runtime: Option<Duration>) -> bool {
+    async fn conclude(
+        &self,
+        delivery: &Arrival,
+        mut settlement: Settlement,
+        runtime: Option<Duration>,
+    ) -> bool {
         if let Some(meta) = &settlement.store {
             let properties = amqp::properties(&delivery.properties);
             let reply = ReplyAddress {
@@ -185,7 +223,10 @@ impl Work {
             self.results.store(meta, reply, &self.health, &self.metrics).await;
         }
         if let Some(sequel) = &settlement.sequel {
-            self.canvas.conclude(sequel, &home(delivery)).await;
+            let failed = self.canvas.conclude(sequel, &home(delivery)).await;
+            if let Some(exception) = failed {
+                settlement = settlement.failed_after_all(&exception);
+            }
         }
         let is_acknowledged = acknowledge(delivery, settlement.disposition).await;
         if !is_acknowledged {
@@ -203,6 +244,13 @@ impl Work {
             Report::Failed { exception, traceback } => {
                 error!(id, task, runtime, exception, traceback, "task failed");
             }
+            Report::Retried { cause, delay } => {
+                warn!(id, task, runtime, cause, retry_in = ?delay, "task is to be run again");
+            }
+            Report::Ignored => info!(id, task, runtime, "task ended without a result"),
+            Report::Rejected { reason, requeue } => {
+                warn!(id, task, runtime, reason, requeue, "task rejected its message");
+            }
             Report::Revoked { reason } => info!(id, task, runtime, reason, "task revoked"),
             Report::Unregistered => error!(id, task, "message rejected: no task of this name is registered"),
             Report::Malformed { category, problem } => {
@@ -216,6 +264,7 @@ impl Work {
 /// How waiting for the right moment ended.
 enum Waited {
     Due,
+    Postponed,
     Refused(Box<Settlement>),
     Stopping,
 }
@@ -223,14 +272,14 @@ enum Waited {
 fn home(delivery: &Arrival) -> Home {
     let (exchange, routing_key) = match delivery.exchange.as_str() {
         // The key is the delay's; what it was sent with before is lost.
-        exchange if delay::is_delay_exchange(exchange) => ("", &*delivery.queue),
+        exchange if is_delay_exchange(exchange) => ("", &*delivery.queue),
         exchange => (exchange, delivery.routing_key.as_str()),
     };
     Home {
         queue: Arc::clone(&delivery.queue),
         exchange: exchange.to_owned(),
         routing_key: routing_key.to_owned(),
-        is_redelivered: delivery.redelivered,
+        is_redelivered: delay::is_redelivered(delivery),
     }
 }
 
@@ -239,7 +288,7 @@ fn delivery_info(delivery: &Arrival, request: &Request) -> DeliveryInfo {
         exchange: delivery.exchange.to_string(),
         routing_key: delivery.routing_key.to_string(),
         priority: request.priority,
-        redelivered: delivery.redelivered,
+        redelivered: delay::is_redelivered(delivery),
     }
 }
 
@@ -250,6 +299,10 @@ async fn acknowledge(delivery: &Arrival, disposition: Disposition) -> bool {
         Disposition::Reject => {
             answer("reject", delivery.acker.reject(BasicRejectOptions { requeue: false })).await
         }
+        Disposition::Requeue => {
+            answer("requeue", delivery.acker.reject(BasicRejectOptions { requeue: true })).await
+        }
+        Disposition::Nothing => return true,
     };
     // Never on another channel: delivery tags of one mean something else on the next.
     told.unwrap_or_else(|error| {

@@ -3,12 +3,13 @@
 use std::{sync::Arc, time::Duration};
 
 use celery_client::{BrokerAddress, Celery, PublishError, SendError, SetupError};
-use celery_protocol::{Request, Signature};
+use celery_protocol::{Message, Request, Signature};
 use tokio::sync::OnceCell;
 use tracing::warn;
 
 use crate::{
     backoff::{self, Backoff},
+    delay,
     task::Registry,
 };
 
@@ -71,6 +72,38 @@ impl Sender {
         }
     }
 
+    /// Puts a message into a queue, or lets the broker do so after some time, and returns once the broker has it. A broker
+    /// that is away is waited for.
+    ///
+    /// # Errors
+    /// When the queue doesn't exist or refuses the message, or there can be no delay queues.
+    pub(crate) async fn forward(
+        &self,
+        queue: &str,
+        mut message: Message,
+        delay: Duration,
+    ) -> Result<(), PublishError> {
+        let seconds = delay::whole_seconds(delay);
+        if seconds > 0 {
+            // It would be taken for the time to leave the delay queues. Whoever gets the message looks at `expires`.
+            message.properties.expiration = None;
+        }
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(15));
+        loop {
+            let sent = match self.client().await {
+                Ok(client) => client.forward(queue, &message, seconds).await,
+                Err(error) => Err(error),
+            };
+            let error = match sent {
+                Err(error) if is_lost(&error) => error,
+                settled => return settled,
+            };
+            let wait = backoff.next(backoff::random());
+            warn!(queue, %error, retry_in = ?wait, "can't put the message into its queue");
+            tokio::time::sleep(wait).await;
+        }
+    }
+
     async fn client(&self) -> Result<&Celery, PublishError> {
         let connect = || async {
             let connected = Celery::builder(self.address.clone())
@@ -107,10 +140,13 @@ impl Sender {
 /// Whether sending the same again may succeed: the broker is away.
 fn is_transient(error: &SendError) -> bool {
     match error {
-        SendError::Publish(PublishError::Connect(_)) => true,
-        SendError::Publish(error) => error.is_worth_a_retry(),
+        SendError::Publish(error) => is_lost(error),
         _ => false,
     }
+}
+
+fn is_lost(error: &PublishError) -> bool {
+    matches!(error, PublishError::Connect(_)) || error.is_worth_a_retry()
 }
 
 #[cfg(test)]

@@ -4,12 +4,14 @@ use std::{sync::Arc, time::Duration};
 
 use celery_client::BrokerAddress;
 use celery_protocol::{Map, Request, control::Command, repr};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::show;
 use crate::{
+    delay::Postponed,
     events::{Activity, Clock, Events},
     limits::{Limits, RateLimit},
     queues::{Binding, Queue, Queues},
@@ -35,6 +37,7 @@ pub(crate) struct Panel {
     pub(crate) clock: Arc<Clock>,
     pub(crate) registry: Arc<Registry>,
     pub(crate) tracker: Arc<Tracker>,
+    pub(crate) postponed: Arc<Postponed>,
     pub(crate) revoked: Arc<Revoked>,
     pub(crate) limits: Arc<Limits>,
     pub(crate) queues: Arc<Queues>,
@@ -54,7 +57,7 @@ impl Panel {
             "reserved" | "dump_reserved" => self.calls_in(Stage::Reserved),
             "scheduled" | "dump_schedule" => self.scheduled(),
             "registered" | "dump_tasks" => self.registered(&arguments),
-            "active_queues" => self.queues.list().iter().map(show::queue).collect(),
+            "active_queues" => self.queues.active().iter().map(show::queue).collect(),
             "revoked" | "dump_revoked" => self.revoked.ids().into(),
             "query_task" => self.query_task(&arguments.texts("ids")),
             "conf" | "dump_conf" => self.conf(),
@@ -168,7 +171,9 @@ impl Panel {
         let show = |tracked: &Tracked| {
             (tracked.stage == Stage::Scheduled).then(|| show::scheduled(tracked, &self.node, false))
         };
-        self.tracker.show(show).into()
+        let mut scheduled = self.tracker.show(show);
+        scheduled.extend(self.postponed.show(Timestamp::now(), show));
+        scheduled.into()
     }
 
     fn registered(&self, arguments: &Arguments<'_>) -> Value {
@@ -185,7 +190,7 @@ impl Panel {
     }
 
     fn query_task(&self, ids: &[&str]) -> Value {
-        let found = self.tracker.show(|tracked| {
+        let show = |tracked: &Tracked| {
             let state = match tracked.stage {
                 Stage::Reserved => "reserved",
                 Stage::Scheduled => "scheduled",
@@ -193,7 +198,9 @@ impl Panel {
             };
             let id = tracked.request.id.as_str();
             ids.contains(&id).then(|| (id.to_owned(), json!([state, show::call(tracked, &self.node, false)])))
-        });
+        };
+        let mut found = self.postponed.show(Timestamp::now(), show);
+        found.extend(self.tracker.show(show));
         Value::Object(Map::from_iter(found))
     }
 

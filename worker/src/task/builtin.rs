@@ -22,7 +22,7 @@ pub(super) fn task(request: &Request, registry: &Registry) -> Option<Task> {
         "celery.map" => map(&request.arguments, registry, one_argument),
         _ => map(&request.arguments, registry, listed_arguments),
     };
-    Some(Task { name: Cow::Borrowed(name), parameters: Vec::new(), function, ignore_result: false })
+    Some(Task::of(Cow::Borrowed(name), function))
 }
 
 fn blocking(function: impl Fn(&Context) -> TaskResult + Send + Sync + 'static) -> TaskFunction {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use celery_protocol::{Arguments, Exception, Map, Request};
 
-use super::{Cancellation, TaskError, cancel::Cancelled};
+use super::{Cancellation, Retry, TaskError, cancel::Cancelled};
 
 /// How a message reached the worker.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -84,6 +84,11 @@ impl Context {
     /// Name of the task.
     pub fn task(&self) -> &str {
         &self.request().task
+    }
+
+    /// Asks for this call to be run again: return it as the error.
+    pub fn retry(&self) -> Retry {
+        Retry::default()
     }
 
     /// How often this call was retried before.

@@ -2,9 +2,11 @@
 
 use std::{any::Any, cell::RefCell, error::Error, fmt, panic};
 
-use celery_protocol::Exception;
+use celery_protocol::{Exception, Signature};
 
 use serde_json::Value;
+
+use super::Retry;
 
 /// Python module given for error types of Rust crates, before their own path. No Python module of that name can
 /// exist, so clients make an exception class of the same name instead of looking for one.
@@ -76,6 +78,20 @@ const PYTHON_BUILTINS: [&str; 40] = [
 pub struct TaskError {
     exception: Box<Exception>,
     traceback: Option<String>,
+    wish: Option<Box<Wish>>,
+}
+
+/// What a task wants instead of failing.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Wish {
+    /// To be run again.
+    Retry(Retry),
+    /// That nothing is said of its end.
+    Ignore,
+    /// That its message is refused.
+    Reject { requeue: bool },
+    /// That another call takes its place.
+    Replace(Signature),
 }
 
 impl TaskError {
@@ -91,7 +107,26 @@ impl TaskError {
 
     /// An error that clients see as exactly this exception.
     pub fn from_exception(exception: Exception) -> Self {
-        Self { exception: Box::new(exception), traceback: None }
+        Self { exception: Box::new(exception), traceback: None, wish: None }
+    }
+
+    /// Ends the task without a result: whatever state it has set stays, nothing follows it, monitors aren't told. Celery's
+    /// `Ignore`.
+    pub fn ignore() -> Self {
+        Self::wishing(Exception::new("celery.exceptions", "Ignore", Vec::new()), Wish::Ignore)
+    }
+
+    /// Refuses the message: with `requeue` it goes back to its queue, otherwise it becomes a dead letter and the call fails.
+    /// Celery's `Reject`. Only for tasks that acknowledge late, as they do by default.
+    ///
+    /// A message that goes back again and again is given up in the end, see
+    /// [`WorkerBuilder::delivery_limit`](crate::WorkerBuilder::delivery_limit).
+    pub fn reject(reason: impl Into<String>, requeue: bool) -> Self {
+        Self::wishing(Exception::reject(reason, requeue), Wish::Reject { requeue })
+    }
+
+    pub(super) fn wishing(exception: Exception, wish: Wish) -> Self {
+        Self { wish: Some(Box::new(wish)), ..Self::from_exception(exception) }
     }
 
     /// The Python module that `exc_type` belongs to.
@@ -121,6 +156,26 @@ impl TaskError {
     /// Where it happened, as text.
     pub fn traceback(&self) -> Option<&str> {
         self.traceback.as_deref()
+    }
+
+    /// What the task wants instead of failing, if anything.
+    pub(crate) fn wish(&self) -> Option<&Wish> {
+        self.wish.as_deref()
+    }
+
+    /// The retry that the task asks for, or else the error itself.
+    pub(super) fn into_retry(mut self) -> Result<Retry, Self> {
+        match self.wish.take().map(|wish| *wish) {
+            Some(Wish::Retry(retry)) => Ok(retry),
+            wish => Err(Self { wish: wish.map(Box::new), ..self }),
+        }
+    }
+}
+
+impl From<Retry> for TaskError {
+    fn from(retry: Retry) -> Self {
+        let exception = Exception::new("celery.exceptions", "Retry", Vec::new());
+        Self::wishing(exception, Wish::Retry(retry))
     }
 }
 
