@@ -20,6 +20,7 @@ mod management;
 mod policies;
 mod poller;
 mod reading;
+mod removals;
 mod reports;
 mod state;
 
@@ -34,6 +35,7 @@ use tokio::task::JoinHandle;
 use crate::api::v1alpha1::TaskQueue;
 use crate::metrics::Metrics;
 use crate::plan::topology::Topology;
+pub use removals::{Removal, Removed};
 use state::Shared;
 pub use state::View;
 
@@ -102,6 +104,14 @@ impl Hub {
             broker.shared.unsubscribe(task_queue);
         }
         Self::close_unused(&mut brokers, None);
+    }
+
+    /// Lets queues of a TaskQueue go for good; [`View::removed`] says when that is done. It has to be subscribed, with nothing that would
+    /// be declared again.
+    pub fn remove(&self, task_queue: &ObjectRef<TaskQueue>, removal: &Removal) {
+        for broker in self.brokers().iter() {
+            broker.shared.remove(task_queue, removal.clone());
+        }
     }
 
     /// Asks for a reconciliation of a TaskQueue.

@@ -4,6 +4,7 @@
 
 mod apply;
 mod context;
+mod deletion;
 mod events;
 mod observe;
 mod pods;
@@ -22,10 +23,11 @@ use tracing::Instrument as _;
 
 use self::apply::{Applied, apply};
 use self::context::{Context, Guarded, Memory, guarded_reference, reference};
+use self::deletion::{Progress, end, is_ending};
 use self::events::{News, publish};
 use self::observe::{Observed, observe};
 use self::update_status::update_status;
-use crate::api::v1alpha1::TaskQueue;
+use crate::api::v1alpha1::{ScalingMode, TaskQueue};
 use crate::metrics::Outcome;
 use crate::plan::autoscaler::{self, Decision, Policy};
 use crate::plan::changes::{Changes, applied_hash, changes, replicas};
@@ -48,9 +50,13 @@ const LOOK_AGAIN: Duration = Duration::from_millis(200);
 async fn reconcile(guarded: &Guarded, context: &Context) -> Result<Action, Error> {
     let task_queue = match &guarded.0 {
         Ok(task_queue) => task_queue,
-        Err(invalid) => return Ok(report_invalid(guarded, &invalid.error, context).await),
+        Err(invalid) => {
+            deletion::release_invalid(guarded, context).await?;
+            return Ok(report_invalid(guarded, &invalid.error, context).await);
+        }
     };
-    if task_queue.metadata.deletion_timestamp.is_some() {
+    deletion::keep_finalizer(task_queue, context).await?;
+    if task_queue.metadata.deletion_timestamp.is_some() && !is_ending(task_queue) {
         context.forget(&reference(task_queue));
         return Ok(Action::await_change());
     }
@@ -59,6 +65,14 @@ async fn reconcile(guarded: &Guarded, context: &Context) -> Result<Action, Error
         let observed = observe(task_queue, &mut memory, context).await?;
         let plan = plan(task_queue, &observed, &mut memory, Instant::now());
         let applied = apply(task_queue, &observed, &plan.changes, &plan.decision, &mut memory, context).await;
+        // Of what is about to go no conditions are told.
+        if is_ending(task_queue) {
+            applied?;
+            return Ok(match end(task_queue, &observed, &mut memory, context).await? {
+                Progress::Underway => Action::requeue(RECHECK),
+                Progress::Gone => Action::await_change(),
+            });
+        }
         let workers = plan.workers_with(applied.as_ref().ok());
         let put_off = update_status(
             task_queue,
@@ -102,7 +116,10 @@ impl Plan {
 
 /// The second step of a reconciliation: decides, from what was observed and what was wanted before.
 fn plan(task_queue: &TaskQueue, observed: &Observed, memory: &mut Memory, now: Instant) -> Plan {
-    let policy = Policy::new(&task_queue.spec, observed.claim.is_some(), Timestamp::now());
+    let mut policy = Policy::new(&task_queue.spec, observed.claim.is_some(), Timestamp::now());
+    if is_ending(task_queue) {
+        (policy.manual, policy.mode, policy.paused) = (Some(0), ScalingMode::Auto, false);
+    }
     let asked_for = observed.deployment.as_ref().map_or(policy.law.min, replicas);
     let observation = Observation {
         backlog: observed.backlog,
@@ -128,10 +145,16 @@ fn plan(task_queue: &TaskQueue, observed: &Observed, memory: &mut Memory, now: I
         }
         _ => false,
     };
+    let mut changes = changes(task_queue, wanted, observed.deployment.as_ref(), &decision, drift_is_known);
+    if is_ending(task_queue) {
+        // Its Deployment may be on its way out already, with the whole namespace: it is not to be made again.
+        changes.apply = None;
+        changes.scale = changes.scale.filter(|_| observed.deployment.is_some());
+    }
     let mut workers = workers(&observed.pods, observed.deployment.as_ref(), Timestamp::now());
     workers.problem = observed.results_problem.clone().or(workers.problem);
     Plan {
-        changes: changes(task_queue, wanted, observed.deployment.as_ref(), &decision, drift_is_known),
+        changes,
         decision,
         workers,
         running: (observed.tasks.silent_workers == 0).then_some(observed.tasks.running),
@@ -239,6 +262,14 @@ pub enum Error {
         /// Why.
         source: kube::Error,
     },
+    /// The finalizer could not be put on or taken off.
+    #[error("set the finalizer of TaskQueue `{name}`")]
+    SetFinalizer {
+        /// Its name.
+        name: String,
+        /// Why.
+        source: kube::Error,
+    },
     /// The number of replicas could not be set.
     #[error("scale Deployment `{name}`")]
     Scale {
@@ -263,6 +294,7 @@ impl Error {
         match self {
             Self::ReadSecret { .. } => "read_secret",
             Self::ApplyDeployment { .. } => "apply_deployment",
+            Self::SetFinalizer { .. } => "set_finalizer",
             Self::Scale { .. } => "scale",
             Self::WriteStatus { .. } => "write_status",
         }

@@ -62,9 +62,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 
 {{/* What the operator may do in the namespaces whose TaskQueues it serves: rules of a Role or of a ClusterRole. */}}
 {{- define "soloist.rules" -}}
+# It patches its own finalizer, of TaskQueues whose queues are to go with them. It never writes a spec.
 - apiGroups: [soloist.dev]
   resources: [taskqueues]
-  verbs: [get, list, watch]
+  verbs: [get, list, watch, patch]
 - apiGroups: [soloist.dev]
   resources: [taskqueues/status]
   verbs: [patch]

@@ -118,6 +118,11 @@ pub struct TaskQueueSpec {
     )]
     pub queues: Vec<QueueSpec>,
 
+    /// What happens to the queues on the broker when the TaskQueue is deleted. It can be changed until the TaskQueue is gone: setting Retain
+    /// ends a deletion that waits for the broker.
+    #[serde(default)]
+    pub deletion_policy: DeletionPolicy,
+
     /// A fixed number of workers, set by hand: while it is set, autoscaling rests and scaling.minReplicas and
     /// scaling.maxReplicas do not apply. `kubectl scale taskqueue NAME --replicas=N` sets it;
     /// `kubectl patch taskqueue NAME --type=json -p '[{"op":"remove","path":"/spec/replicas"}]'` gives the number back to the autoscaler.
@@ -130,6 +135,20 @@ pub struct TaskQueueSpec {
 
     /// How many workers run, and when that changes.
     pub scaling: ScalingSpec,
+}
+
+/// What happens to the queues on the broker when their TaskQueue is deleted. Retain: they stay, with their messages. DeleteIfEmpty: those
+/// without messages and consumers go once the workers are gone; the others stay, and an event names them. Delete: they go with all their
+/// messages, and so do their dead letter queues.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum DeletionPolicy {
+    /// Queues stay.
+    #[default]
+    Retain,
+    /// Queues go, with what is in them.
+    Delete,
+    /// Queues without messages go.
+    DeleteIfEmpty,
 }
 
 /// The RabbitMQ broker that holds the queues.

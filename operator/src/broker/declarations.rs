@@ -1,9 +1,10 @@
 //! Declares what TaskQueues need on the broker: queues, dead letter queues, exchanges and bindings.
 //!
 //! Declaring what is there already changes nothing, so everything is simply declared again now and then; that is how a binding or a
-//! dead letter queue that somebody deleted comes back. Nothing is ever deleted here.
+//! dead letter queue that somebody deleted comes back. Nothing is deleted but what goes with its TaskQueue, see [`super::removals`].
 
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::time::{Duration, Instant};
 
 use celery_client::amqp::short;
@@ -34,6 +35,14 @@ const PAUSE: Duration = Duration::from_secs(1);
 pub(super) async fn run(connection: &Connection, shared: &Shared, metrics: &Metrics) -> Lost {
     let mut declarer = Declarer { connection, channel: None };
     loop {
+        // In one row with the declarations, so that nothing is declared again that was just deleted.
+        if let Some((task_queue, removal)) = shared.due_removal() {
+            match declarer.remove(&removal).await {
+                Ok(removed) => shared.removed(&task_queue, &removal, removed),
+                Err(lost) => return lost,
+            }
+            continue;
+        }
         let Some(due) = shared.due_declaration(Instant::now()) else {
             tokio::select! {
                 () = shared.declarations.notified() => {}
@@ -60,12 +69,16 @@ pub(super) async fn run(connection: &Connection, shared: &Shared, metrics: &Metr
     }
 }
 
-enum Undeclared {
+/// Why something is not on the broker as it should be.
+pub(super) enum Undeclared {
+    /// The connection is of no more use.
     Lost(Lost),
+    /// The broker refuses it.
     Problem(Problem),
 }
 
-struct Declarer<'a> {
+/// Declares, and deletes, on a channel that is made anew when the broker has closed it.
+pub(super) struct Declarer<'a> {
     connection: &'a Connection,
     channel: Option<Channel>,
 }
@@ -98,7 +111,7 @@ impl Declarer<'_> {
         Ok(())
     }
 
-    async fn declare_one(
+    pub(super) async fn declare_one(
         &mut self,
         name: &str,
         arguments: &BTreeMap<&'static str, Argument>,
@@ -106,8 +119,7 @@ impl Declarer<'_> {
         let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
         let channel = self.channel().await?;
         let declaring = channel.queue_declare(short(name), durable, table(arguments));
-        let answer = answered(self.connection, "declare a queue", declaring).await;
-        self.settled(&format!("queue `{name}`"), answer)
+        self.settle("declare a queue", &format!("queue `{name}`"), declaring).await
     }
 
     async fn bind(&mut self, queue: &str, binding: &Binding) -> Result<(), Undeclared> {
@@ -120,8 +132,7 @@ impl Declarer<'_> {
         };
         let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
         let declaring = channel.exchange_declare(short(exchange), kind, durable, FieldTable::default());
-        let answer = answered(self.connection, "declare an exchange", declaring).await;
-        self.settled(&format!("exchange `{exchange}`"), answer)?;
+        self.settle("declare an exchange", &format!("exchange `{exchange}`"), declaring).await?;
         let binding = channel.queue_bind(
             short(queue),
             short(exchange),
@@ -129,11 +140,27 @@ impl Declarer<'_> {
             QueueBindOptions::default(),
             FieldTable::default(),
         );
-        let answer = answered(self.connection, "bind a queue", binding).await;
-        self.settled(&format!("binding of queue `{queue}` to exchange `{exchange}`"), answer)
+        let what = format!("binding of queue `{queue}` to exchange `{exchange}`");
+        self.settle("bind a queue", &what, binding).await
     }
 
-    async fn channel(&mut self) -> Result<Channel, Undeclared> {
+    /// What the broker answers, or the error with which it has closed the channel.
+    pub(super) async fn answer<T>(
+        &mut self,
+        what: &str,
+        operation: impl Future<Output = lapin::Result<T>>,
+    ) -> Result<lapin::Result<T>, Undeclared> {
+        match answered(self.connection, what, operation).await {
+            Ok(answer) => Ok(Ok(answer)),
+            Err(Failure::Lost(lost)) => Err(Undeclared::Lost(lost)),
+            Err(Failure::Refused(error)) => {
+                self.channel = None;
+                Ok(Err(error))
+            }
+        }
+    }
+
+    pub(super) async fn channel(&mut self) -> Result<Channel, Undeclared> {
         if let Some(channel) = self.channel.as_ref().filter(|channel| channel.status().connected()) {
             return Ok(channel.clone());
         }
@@ -144,15 +171,14 @@ impl Declarer<'_> {
         }
     }
 
-    fn settled<T>(&mut self, what: &str, answer: Result<T, Failure>) -> Result<(), Undeclared> {
-        match answer {
-            Ok(_) => Ok(()),
-            Err(Failure::Lost(lost)) => Err(Undeclared::Lost(lost)),
-            Err(Failure::Refused(error)) => {
-                self.channel = None;
-                Err(Undeclared::Problem(problem(what, &error)))
-            }
-        }
+    async fn settle<T>(
+        &mut self,
+        operation: &str,
+        what: &str,
+        future: impl Future<Output = lapin::Result<T>>,
+    ) -> Result<(), Undeclared> {
+        let answer = self.answer(operation, future).await?;
+        answer.map(drop).map_err(|error| Undeclared::Problem(problem(what, &error)))
     }
 }
 
@@ -168,7 +194,7 @@ fn table(arguments: &BTreeMap<&'static str, Argument>) -> FieldTable {
     table
 }
 
-fn problem(what: &str, error: &lapin::Error) -> Problem {
+pub(super) fn problem(what: &str, error: &lapin::Error) -> Problem {
     let said = match error.kind() {
         ErrorKind::ProtocolError(error) => error.get_message().to_string(),
         _ => error.to_string(),

@@ -11,6 +11,7 @@ use serde_json::Value;
 use tokio::time::sleep;
 
 use super::management::{Management, ManagementError, Policy};
+use super::removals::{Removal, Removed};
 use super::state::Shared;
 use crate::metrics::Metrics;
 use crate::plan::topology::{POLICY_PREFIX, Queue, exact_pattern};
@@ -25,6 +26,10 @@ const RETRY: Duration = Duration::from_secs(15);
 pub(super) async fn run(address: &BrokerAddress, shared: &Shared, metrics: &Metrics) {
     let management = Management::new(address);
     loop {
+        for (task_queue, removal, mut removed) in shared.due_policy_removals() {
+            remove(&management, address, &removal, &mut removed).await;
+            shared.policies_removed(&task_queue, &removal, removed, Instant::now());
+        }
         let queues = shared.policy_queues();
         let mut wait = REPEAT;
         if !queues.is_empty() {
@@ -47,6 +52,30 @@ pub(super) async fn run(address: &BrokerAddress, shared: &Shared, metrics: &Metr
         tokio::select! {
             () = shared.policies.notified() => {}
             () = sleep(wait) => {}
+        }
+    }
+}
+
+/// Deletes the policies of queues that are gone.
+async fn remove(
+    management: &Result<Management, ManagementError>,
+    address: &BrokerAddress,
+    removal: &Removal,
+    removed: &mut Removed,
+) {
+    let with_policy = removal.queues.iter().filter(|queue| !queue.policy.is_empty());
+    for queue in with_policy {
+        if !removed.gone.contains(&queue.name) {
+            continue;
+        }
+        let name = queue.policy_name();
+        let deleted = match management {
+            Ok(management) => management.delete_policy(&address.vhost, &name).await,
+            Err(error) => Err(error.clone()),
+        };
+        if let Err(error) = deleted {
+            let why = format!("management API at {}: {error}", address.management_url());
+            removed.kept.push((format!("policy `{name}`"), why));
         }
     }
 }

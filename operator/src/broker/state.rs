@@ -8,6 +8,7 @@ use kube::runtime::reflector::ObjectRef;
 use tokio::sync::Notify;
 
 use super::reading::{Answer, Reading};
+use super::removals::{Removal, Removed};
 use super::reports::{Counts, Reports};
 use super::{STALE_AFTER, Trigger};
 use crate::api::v1alpha1::TaskQueue;
@@ -34,6 +35,8 @@ pub struct View {
     pub attached: Option<u32>,
     /// When the backlog last changed.
     pub backlog_changed_at: Option<Instant>,
+    /// What became of the queues that were to go; absent while that isn't done.
+    pub removed: Option<Removed>,
 }
 
 pub(super) struct Shared {
@@ -61,9 +64,19 @@ struct Subscription {
     finished: u64,
     declared: Declared,
     policies: Policies,
+    removal: Option<(Removal, Removing)>,
     /// What the TaskQueue was told last.
     told: Option<Told>,
     backlog_changed_at: Option<Instant>,
+}
+
+/// How far a removal is.
+#[derive(Clone, Debug, PartialEq)]
+enum Removing {
+    Due,
+    /// The queues are gone, as far as they go; their policies are not.
+    PoliciesDue(Removed),
+    Done(Removed),
 }
 
 /// How far the declaration of a topology is.
@@ -85,6 +98,7 @@ struct Told {
     backlog: Backlog,
     reporting_workers: usize,
     running: u32,
+    removed: bool,
 }
 
 /// A topology that is to be declared.
@@ -135,6 +149,7 @@ impl Shared {
             finished: 0,
             declared: Declared::Due,
             policies: Policies::Pending,
+            removal: None,
             told: None,
             backlog_changed_at: None,
         };
@@ -166,7 +181,68 @@ impl Shared {
             finished: subscription.finished,
             attached: state.attached(subscription),
             backlog_changed_at: subscription.backlog_changed_at,
+            removed: subscription.removed().cloned(),
         })
+    }
+
+    /// Lets queues go for good, if the TaskQueue is subscribed. Asking for the same again does nothing.
+    pub(super) fn remove(&self, task_queue: &ObjectRef<TaskQueue>, removal: Removal) {
+        if let Some(subscription) = self.state().subscriptions.get_mut(task_queue)
+            && subscription.removal.as_ref().is_none_or(|(underway, _)| *underway != removal)
+        {
+            subscription.removal = Some((removal, Removing::Due));
+            self.declarations.notify_one();
+        }
+    }
+
+    /// Queues that are to go now.
+    pub(super) fn due_removal(&self) -> Option<(ObjectRef<TaskQueue>, Removal)> {
+        self.state().subscriptions.iter().find_map(|(task_queue, subscription)| match &subscription.removal {
+            Some((removal, Removing::Due)) => Some((task_queue.clone(), removal.clone())),
+            _ => None,
+        })
+    }
+
+    /// Notes that queues are gone, as far as they go. Their policies are next.
+    pub(super) fn removed(&self, task_queue: &ObjectRef<TaskQueue>, removal: &Removal, removed: Removed) {
+        self.set_removing(task_queue, removal, Removing::PoliciesDue(removed));
+        self.policies.notify_one();
+    }
+
+    /// The removals whose policies are to go now.
+    pub(super) fn due_policy_removals(&self) -> Vec<(ObjectRef<TaskQueue>, Removal, Removed)> {
+        let state = self.state();
+        let due = |(task_queue, subscription): (&ObjectRef<TaskQueue>, &Subscription)| match subscription
+            .removal
+            .as_ref()?
+        {
+            (removal, Removing::PoliciesDue(removed)) => {
+                Some((task_queue.clone(), removal.clone(), removed.clone()))
+            }
+            _ => None,
+        };
+        state.subscriptions.iter().filter_map(due).collect()
+    }
+
+    /// Notes what has become of a removal in the end.
+    pub(super) fn policies_removed(
+        &self,
+        task_queue: &ObjectRef<TaskQueue>,
+        removal: &Removal,
+        removed: Removed,
+        now: Instant,
+    ) {
+        self.set_removing(task_queue, removal, Removing::Done(removed));
+        self.tell(&mut self.state(), now);
+    }
+
+    fn set_removing(&self, task_queue: &ObjectRef<TaskQueue>, removal: &Removal, removing: Removing) {
+        if let Some(subscription) = self.state().subscriptions.get_mut(task_queue)
+            && let Some((underway, state)) = &mut subscription.removal
+            && underway == removal
+        {
+            *state = removing;
+        }
     }
 
     /// What there is to tell of each TaskQueue at a scrape.
@@ -345,6 +421,15 @@ impl Shared {
     }
 }
 
+impl Subscription {
+    fn removed(&self) -> Option<&Removed> {
+        match &self.removal {
+            Some((_, Removing::Done(removed))) => Some(removed),
+            _ => None,
+        }
+    }
+}
+
 impl State {
     fn told(&self, subscription: &Subscription, now: Instant) -> Told {
         let (reporting_workers, running) = self
@@ -356,6 +441,7 @@ impl State {
             backlog: self.backlog(subscription, now),
             reporting_workers,
             running,
+            removed: subscription.removed().is_some(),
         }
     }
 

@@ -432,3 +432,111 @@ async fn many_task_queues_share_one_connection() {
     assert_eq!(world.hub.brokers().len(), 0, "a connection that nobody uses is closed");
     world.end().await;
 }
+
+impl World {
+    /// Lets the queues of a TaskQueue go, as its deletion does, and waits until that is done.
+    async fn remove(
+        &mut self,
+        task_queue: &ObjectRef<TaskQueue>,
+        queues: Value,
+        only_if_empty: bool,
+    ) -> Removed {
+        let removal = Removal { queues: topology(&task_queue.name, queues).queues, only_if_empty };
+        self.hub.subscribe(task_queue, &self.address, &Arc::default(), Vec::new());
+        self.hub.remove(task_queue, &removal);
+        self.until(task_queue, |view| view.removed.is_some()).await.removed.unwrap()
+    }
+
+    /// Waits until a queue has as many messages.
+    async fn until_length(&self, queue: &str, messages: u32) {
+        let passive = QueueDeclareOptions { passive: true, ..Default::default() };
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let found =
+                self.channel.queue_declare(short(queue), passive, FieldTable::default()).await.unwrap();
+            if found.message_count() == messages {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{} messages in {queue}", found.message_count());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Whether there is a queue of this name.
+    async fn has_queue(&self, queue: &str) -> bool {
+        let channel = self._connection.create_channel().await.unwrap();
+        let passive = QueueDeclareOptions { passive: true, ..Default::default() };
+        channel.queue_declare(short(queue), passive, FieldTable::default()).await.is_ok()
+    }
+
+    async fn has_policy(&self, name: &str) -> bool {
+        let path = format!("policies/{}/{name}", self.http.vhost);
+        self.http.send(reqwest::Method::GET, &path, None).await.unwrap()["name"] == name
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs RabbitMQ: AMQP_URL, MANAGEMENT_URL"]
+async fn queues_go_with_their_messages_dead_letters_and_policies() {
+    for queue_type in ["classic", "quorum"] {
+        let mut world = World::new("remove").await;
+        let queues = json!([{"name": "red", "type": queue_type}]);
+        let red = world.subscribe("red", queues.clone());
+        let blue = world.subscribe("blue", json!([]));
+        world.until_declared(&red).await;
+        world.until_declared(&blue).await;
+        world.publish("red", 3).await;
+        world.publish("red.dead", 1).await;
+        let removed = world.remove(&red, queues, false).await;
+        assert_eq!(removed, Removed { gone: vec!["red".into(), "red.dead".into()], kept: vec![] });
+        assert!(!world.has_queue("red").await && !world.has_queue("red.dead").await);
+        assert!(!world.has_policy("soloist.red").await);
+        assert!(world.has_queue("blue").await && world.has_policy("soloist.blue").await);
+        let exchanges = format!("exchanges/{}", world.http.vhost);
+        let exchanges = world.http.send(reqwest::Method::GET, &exchanges, None).await.unwrap();
+        let named =
+            |name: &str| exchanges.as_array().unwrap().iter().any(|exchange| exchange["name"] == name);
+        assert!(!named("red") && named("blue"));
+        world.end().await;
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs RabbitMQ: AMQP_URL, MANAGEMENT_URL"]
+async fn queues_with_messages_stay_where_only_empty_ones_are_to_go() {
+    let mut world = World::new("removeempty").await;
+    let queues = json!([{"name": "red"}, {"name": "green"}, {"name": "safe", "type": "quorum"}]);
+    let red = world.subscribe("red", queues.clone());
+    world.until_declared(&red).await;
+    world.publish("red", 3).await;
+    world.publish("safe.dead", 1).await;
+    world.until_length("red", 3).await;
+    world.until_length("safe.dead", 1).await;
+    let removed = world.remove(&red, queues, true).await;
+    assert_eq!(removed.gone, ["red.dead", "green", "green.dead", "safe"]);
+    let kept =
+        |queue: &str, messages| (format!("queue `{queue}`"), format!("{messages} messages wait in it"));
+    assert_eq!(removed.kept, [kept("red", 3), kept("safe.dead", 1)]);
+    assert!(
+        world.has_queue("red").await && world.has_policy("soloist.red").await,
+        "what stays keeps its policy"
+    );
+    assert!(!world.has_policy("soloist.green").await && !world.has_policy("soloist.safe").await);
+    world.end().await;
+}
+
+#[tokio::test]
+#[ignore = "needs RabbitMQ: AMQP_URL, MANAGEMENT_URL"]
+async fn queue_of_somebody_else_never_goes() {
+    let mut world = World::new("removeforeign").await;
+    let durable = QueueDeclareOptions { durable: true, ..Default::default() };
+    let mut arguments = FieldTable::default();
+    arguments.insert(short("x-max-priority"), AMQPValue::LongInt(5));
+    world.channel.queue_declare(short("red"), durable, arguments).await.unwrap();
+    let red = world.subscribe("red", json!([{"name": "red"}, {"name": "blue"}]));
+    world.until(&red, |view| matches!(view.queues, QueueState::Failed(_))).await;
+    let removed = world.remove(&red, json!([{"name": "red"}, {"name": "blue"}]), false).await;
+    assert!(removed.kept[0].1.contains("other settings"), "{removed:?}");
+    assert!(removed.gone.contains(&"blue".to_owned()) && world.has_queue("red").await);
+    world.end().await;
+}

@@ -75,6 +75,8 @@ pub(super) struct Memory {
     pub(super) status: Option<(TaskQueueStatus, Instant)>,
     /// What was told by events.
     pub(super) told: Option<Told>,
+    /// Since when a deletion waits for the queues to be gone.
+    pub(super) waiting_for_removal: Option<Instant>,
     /// Failed attempts in a row.
     attempts: u32,
     /// When the next attempt is due, and for which generation the last one failed.
@@ -92,6 +94,7 @@ impl Memory {
             refused: None,
             status: None,
             told: None,
+            waiting_for_removal: None,
             attempts: 0,
             retry: None,
         }

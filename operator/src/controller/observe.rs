@@ -6,15 +6,18 @@ use std::time::{Duration, Instant};
 
 use celery_client::{AddressError, BrokerAddress, ResultStoreAddress};
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
 
 use super::Error;
 use super::context::{Context, Memory, broker_secret, reference, results_secret};
+use super::deletion::{is_ending, workers_are_gone};
 use super::secrets::{Fields, REREAD_AFTER, SecretName};
 use crate::api::v1alpha1::TaskQueue;
+use crate::broker::Removed;
 use crate::plan::autoscaler::Backlog;
 use crate::plan::changes::resource_version;
-use crate::plan::claims::{Claim, claim, holds, is_claimed};
+use crate::plan::claims::{Claim, claim, holds, is_claimed, shared_queue};
 use crate::plan::law;
 use crate::plan::metadata::deployment_name;
 use crate::plan::reason::Reason;
@@ -46,6 +49,8 @@ pub(super) struct Observed {
     pub(super) deployment: Option<Deployment>,
     /// What is wrong with the Secret of the result store.
     pub(super) results_problem: Option<Problem>,
+    /// What became of the queues that were to go with the TaskQueue.
+    pub(super) removed: Option<Removed>,
 }
 
 /// Looks at the broker, the Secrets, the Deployment and the pods. Apart from Secrets that are due, nothing is asked over the network:
@@ -69,6 +74,7 @@ pub(super) async fn observe(
         claim: None,
         deployment: deployment(task_queue, memory, context),
         results_problem: results_problem(task_queue, context).await?,
+        removed: None,
         pods,
         topology,
     };
@@ -76,19 +82,26 @@ pub(super) async fn observe(
     let last_address = context.last_address(&key, address.as_ref().ok().cloned());
     observed.claim =
         older_claim(task_queue, &observed.topology, last_address.as_ref(), memory, context).await;
-    let address = match address {
-        Ok(address) => address,
-        Err(problem) => {
+    let ending = is_ending(task_queue);
+    let address = match (address, last_address) {
+        (Ok(address), _) => address,
+        // A Secret that goes at the same time, with the whole namespace perhaps, has said where the queues are.
+        (Err(_), Some(address)) if ending => address,
+        (Err(problem), _) => {
             context.hub.unsubscribe(&key);
             observed.broker = BrokerState::Failed(problem);
             return Ok(observed);
         }
     };
     observed.broker_address = Some(address.to_string());
-    let topology = match observed.claim {
+    let topology = if observed.claim.is_some() {
         // Declaring a queue is the business of the TaskQueue that has it.
-        Some(_) => Arc::default(),
-        None => Arc::clone(&observed.topology),
+        Arc::default()
+    } else if ending && workers_are_gone(&observed, task_queue, Timestamp::now()) {
+        // What is to go must not be declared again.
+        Arc::default()
+    } else {
+        Arc::clone(&observed.topology)
     };
     let nodes = observed.pods.iter().map(|pod| pod.node.clone()).collect();
     context.hub.subscribe(&key, &address, &topology, nodes);
@@ -103,6 +116,7 @@ pub(super) async fn observe(
             ..tasks(&observed.pods, &view.active)
         };
         observed.workers.attached = view.attached;
+        observed.removed = view.removed;
     }
     Ok(observed)
 }
@@ -202,6 +216,33 @@ async fn older_claim(
         }
     }
     None
+}
+
+/// The other TaskQueues that use a queue of this one on the same broker, by `namespace/name`, and what they use. Those that are about to
+/// go don't count.
+pub(super) fn rivals_on_broker(
+    task_queue: &TaskQueue,
+    topology: &Topology,
+    context: &Context,
+) -> Vec<(String, Topology)> {
+    let ours = context.last_address(&reference(task_queue), None);
+    let mut rivals = Vec::new();
+    for guarded in context.task_queues() {
+        let Ok(other) = &guarded.0 else { continue };
+        let used = Topology::new(other);
+        let stays =
+            other.metadata.deletion_timestamp.is_none() && other.metadata.uid != task_queue.metadata.uid;
+        if !stays || shared_queue(topology, &used).is_none() {
+            continue;
+        }
+        let theirs = context.last_address(&reference(other), None);
+        // An address that isn't known may be the same.
+        if holds(ours.as_ref().map(endpoint), theirs.as_ref().map(endpoint), true) {
+            let name = format!("{}/{}", other.namespace().unwrap_or_default(), other.name_any());
+            rivals.push((name, used));
+        }
+    }
+    rivals
 }
 
 /// Host, port and virtual host of a broker.

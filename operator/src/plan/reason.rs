@@ -71,6 +71,10 @@ reasons! {
     QueueClaimed => "Use another queue name, or delete the other TaskQueue. Until then this one runs nothing.",
     /// The broker refused to declare a queue, for another cause than different settings.
     DeclareFailed => "See the message; the user needs configure permission on the queues and on their `.dead` queues.",
+    /// The TaskQueue was deleted, and its queues with it, as spec.deletionPolicy says (only in events).
+    QueuesDeleted => "Nothing.",
+    /// The TaskQueue was deleted, but queues that were to go with it are still on the broker (only in events).
+    QueuesKept => "See the message for which, and why; delete them on the broker if they are of no more use.",
     /// As many workers as decided are ready.
     WorkersReady => "Nothing.",
     /// No worker is needed now.
