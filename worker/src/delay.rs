@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use lapin::message::Delivery;
 
 use crate::{
+    attempts,
     task::DeliveryInfo,
     tracker::{Stage, Tracked},
 };
@@ -19,9 +20,6 @@ use crate::{
 /// A message that is due within this time is held. The delay queues count in whole seconds: what is held is what would make
 /// the difference between on time and most of a second late.
 const HELD: Duration = Duration::from_millis(200);
-
-/// Marks a message that had been delivered before it was put off: there may be two of it.
-const REDELIVERED: &str = "soloist-redelivered";
 
 /// How many calls that were put off are remembered, for showing.
 const SHOWN: usize = 1000;
@@ -34,23 +32,13 @@ pub(crate) fn whole_seconds(wait: Duration) -> u32 {
     u32::try_from(seconds).map_or(delay::MAX_SECONDS, |seconds| seconds.min(delay::MAX_SECONDS))
 }
 
-/// The message of a delivery, to be sent once more.
+/// The message of a delivery, to be sent once more. It says that it was delivered before if this one was: there may be two of
+/// it.
 pub(crate) fn again(delivery: &Delivery) -> Message {
     let headers = delivery.properties.headers().as_ref().map(amqp::headers).unwrap_or_default();
     let mut headers = without_delivery_history(&headers);
-    if is_redelivered(delivery) {
-        headers.insert(REDELIVERED.to_owned(), true.into());
-    }
+    headers.extend(attempts::mark(delivery));
     Message { headers, properties: amqp::properties(&delivery.properties), body: delivery.data.clone() }
-}
-
-/// Whether a message may have been delivered before, to this worker or another.
-pub(crate) fn is_redelivered(delivery: &Delivery) -> bool {
-    let is_marked = || {
-        let headers = delivery.properties.headers().as_ref();
-        headers.is_some_and(|headers| headers.inner().contains_key(REDELIVERED))
-    };
-    delivery.redelivered || is_marked()
 }
 
 /// The calls that this worker has put off last, for those who ask over remote control.

@@ -28,10 +28,11 @@
 //! - One task at a time, one message unacknowledged. With several queues, messages of the others are not held while a
 //!   task takes longer than a moment.
 //! - A message that can't be run is rejected once, with the reason stored as its result: a dead letter queue keeps it.
-//!
+//!   So is one that comes back again and again, because its task takes each worker down.
 //! - A message that is not due yet waits in the broker, in Celery's delay queues, and keeps no worker from other work. It comes
 //!   back at most 0.8 s late.
 
+mod attempts;
 mod backoff;
 mod broker;
 mod canvas;

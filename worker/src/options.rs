@@ -7,6 +7,7 @@ use clap::Parser;
 use tracing::{error, warn};
 
 use crate::{
+    attempts,
     consume::Stopped,
     log::{self, LogFormat},
     mounted::Mounted,
@@ -127,6 +128,10 @@ pub struct Options {
     #[arg(long, env = "SOLOIST_SOFT_TIME_LIMIT", value_name = "SECONDS", value_parser = parse_seconds)]
     soft_time_limit: Option<Duration>,
 
+    /// How often a message may come back without its task having come to an end, before it is given up.
+    #[arg(long, env = "SOLOIST_DELIVERY_LIMIT", value_name = "NUMBER", default_value_t = attempts::DEFAULT_LIMIT)]
+    delivery_limit: u32,
+
     /// Directory that outlives a restart of the container, where queues that remote control has cancelled are remembered as such.
     /// Default: they aren't.
     #[arg(long, env = "SOLOIST_STATE_DIR", value_name = "DIRECTORY")]
@@ -186,6 +191,7 @@ impl Options {
             .default_queue(&self.default_queue)
             .node_name(self.node_name.replace("%h", &host_name()))
             .time_limits(self.soft_time_limit, self.time_limit)
+            .delivery_limit(self.delivery_limit)
             .http(self.http_address)
             .mounted(mounted);
         let builder = match results {

@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep};
 use tracing::{debug, error, info, info_span, warn};
 
 use crate::{
+    attempts::{self, Verdict},
     backoff,
     broker::{Arrival, answer, decode, salvage},
     canvas::{Canvas, Ending, Home},
@@ -25,7 +26,9 @@ use crate::{
     metrics::{Counted, Metrics},
     results::Results,
     revoked::Revoked,
-    settle::{Admitted, Disposition, Report, Settlement, admit, fail_to_advance, readmit, received, settle},
+    settle::{
+        Admitted, Disposition, Report, Settlement, admit, fail_to_advance, give_up, readmit, received, settle,
+    },
     stop::Stop,
     supervise::{Ended, TimeLimits, supervise},
     task::{CancelHandle, Context, DeliveryInfo, Facts, Registry},
@@ -43,6 +46,8 @@ pub(crate) struct Work {
     pub(crate) revoked: Arc<Revoked>,
     pub(crate) limits: Arc<Limits>,
     pub(crate) done: Done,
+    /// How often a message may come back.
+    pub(crate) delivery_limit: u32,
     pub(crate) results: Arc<Results>,
     pub(crate) canvas: Canvas,
     pub(crate) events: Events,
@@ -76,6 +81,20 @@ impl Work {
             info!(id = request.id, task = request.task, "done already, before the connection was lost");
             acknowledge(delivery, Disposition::Ack).await;
             return;
+        }
+        match attempts::verdict(delivery, self.delivery_limit) {
+            Verdict::Mark
+                if request.delay(Timestamp::now()).is_none() && self.mark(delivery, request).await =>
+            {
+                return;
+            }
+            Verdict::Run | Verdict::Mark => {}
+            Verdict::GiveUp(deliveries) => {
+                self.metrics.count(Counted::Received, &request.task);
+                let settlement = give_up(&admitted, deliveries, Timestamp::now());
+                self.conclude(delivery, settlement, None).await;
+                return;
+            }
         }
         self.metrics.count(Counted::Received, &request.task);
         self.events.task(received(request));
@@ -121,6 +140,25 @@ impl Work {
                 () = self.revoked.changed() => {}
                 // Whoever gets it next can wait as well as we could.
                 () = self.stop.requested() => return Waited::Stopping,
+            }
+        }
+    }
+
+    /// Replaces a message that came back by a copy that says so; false if that can't be done.
+    async fn mark(&self, delivery: &Arrival, request: &Request) -> bool {
+        match self.canvas.sender.forward(&delivery.queue, delay::again(delivery), Duration::ZERO).await {
+            Ok(()) => {
+                info!(
+                    id = request.id,
+                    task = request.task,
+                    "delivered again: counted, and put at the end of its queue"
+                );
+                acknowledge(delivery, Disposition::Ack).await;
+                true
+            }
+            Err(problem) => {
+                warn!(id = request.id, task = request.task, %problem, "delivered again, which can't be counted");
+                false
             }
         }
     }
@@ -279,7 +317,7 @@ fn home(delivery: &Arrival) -> Home {
         queue: Arc::clone(&delivery.queue),
         exchange: exchange.to_owned(),
         routing_key: routing_key.to_owned(),
-        is_redelivered: delay::is_redelivered(delivery),
+        is_redelivered: attempts::is_redelivered(delivery),
     }
 }
 
@@ -288,7 +326,7 @@ fn delivery_info(delivery: &Arrival, request: &Request) -> DeliveryInfo {
         exchange: delivery.exchange.to_string(),
         routing_key: delivery.routing_key.to_string(),
         priority: request.priority,
-        redelivered: delay::is_redelivered(delivery),
+        redelivered: attempts::is_redelivered(delivery),
     }
 }
 

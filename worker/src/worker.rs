@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
 use crate::{
+    attempts,
     broker::{Link, Prepare, SessionOptions, answer},
     canvas::{Canvas, Sender},
     consume::{self, Stopped},
@@ -87,6 +88,7 @@ pub struct WorkerBuilder {
     default_queue: String,
     http: Option<SocketAddr>,
     time_limits: TimeLimits,
+    delivery_limit: u32,
     registry: Registry,
     mounted: Mounted,
     state_dir: Option<PathBuf>,
@@ -106,6 +108,7 @@ impl Worker {
             default_queue: "celery".to_owned(),
             http: None,
             time_limits: TimeLimits::default(),
+            delivery_limit: attempts::DEFAULT_LIMIT,
             registry: Registry::default(),
             mounted: Mounted::default(),
             state_dir: None,
@@ -211,6 +214,14 @@ impl WorkerBuilder {
         self
     }
 
+    /// How often a message may come back without its task having come to an end, 10 times unless set: then it is rejected, as
+    /// it seems to take each worker down, and the call fails with `WorkerLostError`.
+    #[must_use]
+    pub fn delivery_limit(mut self, deliveries: u32) -> Self {
+        self.delivery_limit = deliveries;
+        self
+    }
+
     /// Registers `function` as the task called `name`: a plain `fn`, run on a thread where it may block, or an `async
     /// fn`. See [`Task`] for naming its parameters.
     #[must_use]
@@ -292,6 +303,7 @@ impl WorkerBuilder {
             revoked: Arc::default(),
             limits: Arc::new(Limits::new(self.time_limits)),
             done: Done::default(),
+            delivery_limit: self.delivery_limit,
             results,
             canvas,
             events,

@@ -8,9 +8,12 @@
 mod calls;
 mod canvas;
 mod control;
+mod delays;
 mod events;
 mod failures;
+mod flower;
 mod limits;
 mod refusals;
+mod retries;
 mod shutdown;
 mod support;

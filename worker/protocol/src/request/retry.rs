@@ -25,12 +25,12 @@ impl Request {
     }
 }
 
-/// Headers without those that the broker added on the way: they tell of one delivery, and RabbitMQ drops a message whose
+/// Headers without those that the broker (or a Soloist worker) added on the way: they tell of one delivery, and RabbitMQ drops a message whose
 /// `x-death` says that it goes in circles.
 #[must_use]
 pub fn without_delivery_history(headers: &Map) -> Map {
     let is_history = |name: &str| {
-        matches!(name, "x-death" | "x-delivery-count" | "x-acquired-count")
+        matches!(name, "x-death" | "x-delivery-count" | "x-acquired-count" | "soloist-attempts")
             || name.starts_with("x-first-death-")
             || name.starts_with("x-last-death-")
     };

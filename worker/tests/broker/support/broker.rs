@@ -10,7 +10,7 @@ use lapin::{
 };
 use serde_json::{Value, json};
 
-use super::{PATIENCE, env, http};
+use super::{PATIENCE, env, http, unique};
 
 /// A message to publish.
 pub(crate) struct Message {
@@ -41,6 +41,45 @@ pub(crate) struct Broker {
     channel: Channel,
     address: BrokerAddress,
     management: BrokerAddress,
+}
+
+/// A virtual host for programs that show everything in theirs. Removed when dropped.
+pub(crate) struct Vhost {
+    outer: Broker,
+    name: String,
+}
+
+impl Vhost {
+    pub(crate) async fn create() -> Self {
+        let vhost = Self { outer: Broker::connect().await, name: unique("vhost") };
+        let all = r#"{"configure":".*","write":".*","read":".*"}"#;
+        let (user, _) = vhost.outer.management.management_credentials();
+        let permissions = format!("/api/permissions/{}/{user}", vhost.name);
+        for (path, body) in [(format!("/api/vhosts/{}", vhost.name), "{}"), (permissions, all)] {
+            let (status, answer) = vhost.outer.manage("PUT", &path, body);
+            assert_eq!(status / 100, 2, "{path}: {answer}");
+        }
+        vhost
+    }
+
+    pub(crate) fn amqp_url(&self) -> String {
+        let mut address = self.outer.address.clone();
+        address.vhost.clone_from(&self.name);
+        address.to_uri()
+    }
+
+    /// The management API, with the credentials in the URL.
+    pub(crate) fn management_url(&self) -> String {
+        let (user, password) = self.outer.management.management_credentials();
+        let url = self.outer.management.management_url();
+        url.replacen("://", &format!("://{user}:{password}@"), 1)
+    }
+}
+
+impl Drop for Vhost {
+    fn drop(&mut self) {
+        self.outer.manage("DELETE", &format!("/api/vhosts/{}", self.name), "");
+    }
 }
 
 impl Broker {
@@ -79,6 +118,13 @@ impl Broker {
         self.channel.queue_declare(queue.into(), durable, FieldTable::default()).await.unwrap();
     }
 
+    /// Makes a durable quorum queue.
+    pub(crate) async fn declare_quorum(&self, queue: &str) {
+        let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+        let arguments = amqp::table(json!({"x-queue-type": "quorum"}).as_object().unwrap());
+        self.channel.queue_declare(queue.into(), durable, arguments).await.unwrap();
+    }
+
     /// Waits until a queue holds exactly this many messages, ready and unacknowledged, by the broker's own statistics.
     pub(crate) async fn wait_for_counts(&self, queue: &str, ready: u64, unacked: u64) {
         let deadline = Instant::now() + PATIENCE;
@@ -98,13 +144,13 @@ impl Broker {
 
     /// What the management API says of a queue.
     pub(crate) fn queue(&self, queue: &str) -> Value {
-        self.manage("GET", &format!("/api/queues/{}/{queue}", self.vhost())).1
+        self.manage("GET", &format!("/api/queues/{}/{queue}", self.vhost()), "").1
     }
 
     /// Removes a queue, and the exchange of its name.
     pub(crate) fn remove(&self, queue: &str) {
         for kind in ["queues", "exchanges"] {
-            self.manage("DELETE", &format!("/api/{kind}/{}/{queue}", self.vhost()));
+            self.manage("DELETE", &format!("/api/{kind}/{}/{queue}", self.vhost()), "");
         }
     }
 
@@ -112,14 +158,14 @@ impl Broker {
         self.address.vhost.replace('/', "%2F")
     }
 
-    fn manage(&self, method: &str, path: &str) -> (u16, Value) {
+    fn manage(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
         let (username, password) = self.management.management_credentials();
         let authorization =
             format!("Authorization: Basic {}\r\n", base64(format!("{username}:{password}").as_bytes()));
         let url = self.management.management_url();
         let host =
             url.strip_prefix("http://").expect("the management API of a test broker speaks plain http");
-        let (status, body) = http::request(host, method, path, &authorization, "");
+        let (status, body) = http::request(host, method, path, &authorization, body);
         (status, serde_json::from_str(&body).unwrap_or(Value::Null))
     }
 }

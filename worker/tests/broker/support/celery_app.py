@@ -44,3 +44,11 @@ def record(value, key):
     app.backend.client.rpush(key, str(value))
     app.backend.client.expire(key, 600)
     return value
+
+
+@app.task(name="py.flaky", bind=True, max_retries=5)
+def flaky(self, failures):
+    """Asks to be retried until it was so often, and returns what it was sent with."""
+    if self.request.retries < failures:
+        raise self.retry(countdown=1, exc=ValueError("not yet"))
+    return {"retries": self.request.retries, "tenant": self.request.get("tenant"), "id": self.request.id}

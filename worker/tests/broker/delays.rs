@@ -1,0 +1,152 @@
+//! Messages that are not due yet: they wait in the broker.
+
+use std::time::{Duration, Instant};
+
+use celery_protocol::date;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use crate::support::{
+    Broker, Call, Celery, Message, WorkerProcess, control, eventually, stored, unique, worker,
+};
+
+/// A call that is due in some seconds.
+fn due_in(seconds: f64, id: &str) -> Message {
+    let eta = Timestamp::now() + Duration::from_secs_f64(seconds);
+    Message::call(id, "tasks.add", &json!([1, 2])).header("eta", json!(date::format(eta)))
+}
+
+/// How many seconds late (or, below zero, early) a call was started that had an eta.
+fn lateness(worker: &WorkerProcess, message: &Value, id: &str) -> f64 {
+    let moment = |text: &Value| date::parse(text.as_str().unwrap()).unwrap();
+    let done = worker.wait_for("task succeeded", |entry| entry["id"] == id);
+    let eta = moment(&message["eta"]);
+    moment(&done["timestamp"]).duration_since(eta).as_secs_f64()
+}
+
+fn status(id: &str) -> Option<String> {
+    stored(id).map(|(meta, _)| meta["status"].as_str().unwrap().to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
+async fn delayed_tasks_keep_no_worker_from_another_task() {
+    let queue = unique("delays");
+    let broker = Broker::connect().await;
+    let worker = worker(&queue).ready();
+    let mut delayed = Vec::new();
+    for number in 0..10 {
+        let id = format!("{queue}-{number}");
+        let message = due_in(4.0 + f64::from(number) / 10.0, &id);
+        delayed.push((id, message.headers.clone()));
+        broker.publish(&queue, message).await;
+    }
+    let at_once = unique("id");
+    broker.publish(&queue, Message::call(&at_once, "tasks.add", &json!([1, 2]))).await;
+    eventually("the one that is due is run", || stored(&at_once));
+    assert!(delayed.iter().all(|(id, _)| stored(id).is_none()), "none of the others is");
+    broker.wait_for_counts(&queue, 0, 0).await;
+    for (id, headers) in &delayed {
+        let late = lateness(&worker, headers, id);
+        assert!((0.0..1.5).contains(&late), "{id} is {late} s late");
+    }
+    assert_eq!(worker.metric("soloist_task_started_total{task=\"tasks.add\"}"), Some(11.0));
+    broker.remove(&queue);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
+async fn a_delayed_task_outlives_its_worker() {
+    let queue = unique("outlives");
+    let broker = Broker::connect().await;
+    let first = worker(&queue).ready();
+    let id = unique("id");
+    let message = due_in(4.0, &id);
+    let headers = message.headers.clone();
+    broker.publish(&queue, message).await;
+    first.wait_for("not due yet: it waits in the broker", |entry| entry["id"] == id);
+    broker.wait_for_counts(&queue, 0, 0).await;
+    drop(first);
+    let second = worker(&queue).ready();
+    assert!(lateness(&second, &headers, &id) >= 0.0);
+    broker.remove(&queue);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
+async fn delayed_tasks_are_shown_and_can_be_revoked_and_expire() {
+    let queue = unique("scheduled");
+    let broker = Broker::connect().await;
+    let worker = worker(&queue).ready();
+    let (revoked, expired) = (unique("id"), unique("id"));
+    broker.publish(&queue, due_in(3.0, &revoked)).await;
+    let expires = date::format(Timestamp::now() + Duration::from_secs(1));
+    broker.publish(&queue, due_in(3.0, &expired).header("expires", json!(expires))).await;
+    for id in [&revoked, &expired] {
+        worker.wait_for("not due yet: it waits in the broker", |entry| entry["id"] == **id);
+    }
+    let replies = control(
+        &worker.node,
+        &[
+            ("scheduled", json!({})),
+            ("query_task", json!({"ids": [revoked]})),
+            ("revoke", json!({"task_id": revoked})),
+        ],
+    );
+    let scheduled: Vec<_> =
+        replies[0].0.as_array().unwrap().iter().map(|entry| entry["request"]["id"].clone()).collect();
+    assert_eq!(scheduled, [json!(revoked), json!(expired)]);
+    assert_eq!(replies[1].0[&revoked][0], "scheduled");
+    for (id, reason) in [(&revoked, "revoked"), (&expired, "expired")] {
+        let (meta, _) = eventually("its end is stored", || stored(id));
+        assert_eq!((&meta["status"], &meta["result"]["exc_message"]), (&json!("REVOKED"), &json!([reason])));
+    }
+    eventually("both have come back", || {
+        (worker.metric("soloist_task_revoked_total{task=\"tasks.add\"}") == Some(2.0)).then_some(())
+    });
+    assert_eq!(worker.metric("soloist_task_started_total{task=\"tasks.add\"}"), Some(0.0));
+    broker.remove(&queue);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
+async fn names_that_end_alike_get_their_own_messages() {
+    let red = unique("red");
+    let dark_red = format!("dark.{red}");
+    let broker = Broker::connect().await;
+    let (of_red, of_dark_red) = (worker(&red).ready(), worker(&dark_red).ready());
+    let ids = [unique("id"), unique("id")];
+    broker.publish(&red, due_in(1.5, &ids[0])).await;
+    broker.publish(&dark_red, due_in(1.5, &ids[1])).await;
+    for id in &ids {
+        eventually("it is run", || (status(id).as_deref() == Some("SUCCESS")).then_some(()));
+    }
+    for worker in [of_red, of_dark_red] {
+        assert_eq!(worker.metric("soloist_task_started_total{task=\"tasks.add\"}"), Some(1.0));
+    }
+    broker.remove(&red);
+    broker.remove(&dark_red);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
+async fn countdowns_of_a_celery_client_are_kept() {
+    let queue = unique("countdown");
+    let broker = Broker::connect().await;
+    let _worker = worker(&queue).ready();
+    let begun = Instant::now();
+    let eta = (Timestamp::now() + Duration::from_secs(2)).to_string();
+    let naive = eta.trim_end_matches('Z').to_owned();
+    let outcomes = Celery::with_redis(&queue).call([
+        Call::new("tasks.add", json!([1, 2])).options(json!({"countdown": 2})),
+        Call::new("tasks.add", json!([1, 3])).options(json!({"countdown": 0.1})),
+        Call::new("tasks.add", json!([1, 4])).options(json!({"eta": eta})),
+        Call::new("tasks.add", json!([1, 5])).options(json!({"eta": naive})),
+        Call::new("tasks.add", json!([1, 6])).options(json!({"countdown": 1, "expires": 60})),
+    ]);
+    let values: Vec<_> = outcomes.iter().map(|outcome| outcome["value"].clone()).collect();
+    assert_eq!(values, [json!(3), json!(4), json!(5), json!(6), json!(7)]);
+    assert!(begun.elapsed() >= Duration::from_secs(2));
+    broker.wait_for_counts(&queue, 0, 0).await;
+    broker.remove(&queue);
+}
