@@ -196,6 +196,11 @@ async fn tasks_wait_in_the_broker_for_a_worker_of_quorum_queues() {
     }
     delete(&name).await;
 
+    let version = python(&name, &redis, "import celery; print(celery.__version__)");
+    if version.starts_with("5.3") || version.starts_with("5.4") {
+        // Older workers can't consume from quorum queues at all.
+        return;
+    }
     let worker = PythonWorker::start_with(&redis, "solo", true);
     // As the worker will, or this client would make a classic queue of it.
     let mut quorum = FieldTable::default();

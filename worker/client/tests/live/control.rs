@@ -3,6 +3,7 @@
 use crate::support::{PythonWorker, client, setting, unique};
 use celery_client::{Answers, Celery, Event, EventKind, NodeError, ResultError, Signature, State};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -108,7 +109,7 @@ async fn workers_are_told_what_to_do() {
     assert!(told(answer).contains("flagged as revoked"));
     let ended = stamped.get::<Value>(PATIENCE).await.unwrap_err();
     assert!(matches!(&ended, ResultError::Task(error) if error.state == State::Revoked), "{ended}");
-    only(control.terminate(&["unknown"], "KILL").await.unwrap()).unwrap();
+    only(control.terminate(&[unique("nothing")], "KILL").await.unwrap()).unwrap();
 
     control.shutdown().await.unwrap();
     worker.has_exited().await;
@@ -123,10 +124,11 @@ async fn events_tell_of_workers_and_tasks() {
     let mut events = celery.events().await.unwrap();
     assert!(only(control.enable_events().await.unwrap()).unwrap().contains("enabled"));
     let result = celery.send_task("tk.add", &(1, 2), &()).await.unwrap();
-    let mut seen = Vec::new();
+    let mut seen = BTreeSet::new();
     let mut has_beaten = false;
     let succeeded = async {
-        while !has_beaten || seen.last().is_none_or(|name| name != "task-succeeded") {
+        // With threads, Celery 5.3 doesn't tell of the start.
+        while !(has_beaten && seen.contains("task-received") && seen.contains("task-succeeded")) {
             let event: Event = events.next().await.unwrap();
             if event.hostname != worker.node() {
                 continue;
@@ -141,11 +143,10 @@ async fn events_tell_of_workers_and_tasks() {
                 _ => continue,
             };
             assert_eq!(id, result.id());
-            seen.push(event.kind.name().to_owned());
+            seen.insert(event.kind.name().to_owned());
         }
     };
     timeout(PATIENCE, succeeded).await.unwrap();
-    assert_eq!(seen, ["task-received", "task-started", "task-succeeded"]);
     assert!(only(control.disable_events().await.unwrap()).unwrap().contains("disabled"));
     control.heartbeat().await.unwrap();
     worker.stop().await;
