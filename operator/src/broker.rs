@@ -7,7 +7,8 @@
 //!                     │                         ├─ poller: reads every queue, every second
 //!   trigger reconcile ◄── what changed ◄────────┼─ declarations: queues, exchanges, bindings
 //!                                               ├─ policies, over the management API
-//!                                               └─ heartbeats of workers
+//!                                               ├─ heartbeats of workers
+//!                                               └─ orders to workers, over a connection of their own
 //! ```
 //!
 //! A reconciliation never waits for a broker: it states what it needs ([`Hub::subscribe`]) and reads what is known ([`Hub::view`]). So a
@@ -15,8 +16,10 @@
 
 mod connection;
 mod declarations;
+mod errands;
 mod heartbeats;
 mod management;
+mod orders;
 mod policies;
 mod poller;
 mod reading;
@@ -24,6 +27,7 @@ mod removals;
 mod reports;
 mod state;
 
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -35,6 +39,7 @@ use tokio::task::JoinHandle;
 use crate::api::v1alpha1::TaskQueue;
 use crate::metrics::Metrics;
 use crate::plan::topology::Topology;
+pub use errands::{Order, OrderKind};
 pub use removals::{Removal, Removed};
 use state::Shared;
 pub use state::View;
@@ -112,6 +117,19 @@ impl Hub {
         for broker in self.brokers().iter() {
             broker.shared.remove(task_queue, removal.clone());
         }
+    }
+
+    /// States what workers of a TaskQueue are told, by node, in place of what was stated before; each is told until it has obeyed. Returns
+    /// those that have. They are to be told over the broker that the TaskQueue is subscribed to.
+    pub fn order(
+        &self,
+        task_queue: &ObjectRef<TaskQueue>,
+        orders: BTreeMap<String, Order>,
+        now: Instant,
+    ) -> HashSet<String> {
+        let brokers = self.brokers();
+        let broker = brokers.iter().find(|broker| broker.shared.is_subscribed(task_queue));
+        broker.map(|broker| broker.shared.errands.order(task_queue, orders, now)).unwrap_or_default()
     }
 
     /// Asks for a reconciliation of a TaskQueue.

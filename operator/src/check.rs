@@ -11,24 +11,28 @@ use kube::api::PostParams;
 use kube::{Api, Client};
 use serde_json::json;
 use soloist_operator::api::v1alpha1::TaskQueue;
+use soloist_operator::plan::metadata::OPERATOR;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 /// An operator that does not answer within this time is as good as down: its probes give it two seconds.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What the operator does in the namespaces it serves: API group, resource, verbs.
+/// What the operator does in the namespaces it serves: API group, resource, verbs. The chart's rules are these; a test keeps the two equal.
 const PERMISSIONS: &[(&str, &str, &[&str])] = &[
     ("soloist.dev", "taskqueues", &["get", "list", "watch"]),
     ("soloist.dev", "taskqueues/status", &["patch"]),
+    ("soloist.dev", "taskqueues/finalizers", &["update"]),
     ("apps", "deployments", &["get", "list", "watch", "create", "patch"]),
     ("apps", "deployments/scale", &["patch"]),
-    ("", "pods", &["get", "list", "watch"]),
+    ("apps", "replicasets", &["list", "watch"]),
+    ("", "pods", &["get", "list", "watch", "patch"]),
     ("events.k8s.io", "events", &["create", "patch"]),
 ];
 
-/// What it does in its own namespace.
-const OWN_PERMISSIONS: &[(&str, &str, &[&str])] = &[("coordination.k8s.io", "leases", &["create"])];
+/// What it does in its own namespace. It may do the last two with its own lease only.
+const OWN_PERMISSIONS: &[(&str, &str, &[&str])] =
+    &[("coordination.k8s.io", "leases", &["create", "get", "update"])];
 
 /// What to check.
 #[derive(clap::Args, Debug)]
@@ -157,6 +161,8 @@ fn review(namespace: &str, group: &str, resource: &str, verb: &str) -> SelfSubje
     let attributes = ResourceAttributes {
         namespace: Some(namespace.to_owned()),
         group: Some(group.to_owned()),
+        // A lease may be made by any name, and by no other than its own be changed.
+        name: (resource == "leases" && verb != "create").then(|| OPERATOR.to_owned()),
         resource: Some(resource.to_owned()),
         subresource,
         verb: Some(verb.to_owned()),
@@ -197,6 +203,10 @@ fn task_queue(min_replicas: u16) -> Result<TaskQueue> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use k8s_openapi::api::rbac::v1::PolicyRule;
+
     use super::*;
 
     #[test]
@@ -204,6 +214,31 @@ mod tests {
         let answer = "HTTP/1.0 503 Service Unavailable\r\ncontent-type: text/plain\r\n\r\nnot yet\r\n\r\n";
         assert_eq!(parse(answer), Some((503, "not yet\r\n\r\n".to_owned())));
         assert_eq!(parse("SSH-2.0-OpenSSH_9.2\r\n"), None);
+    }
+
+    #[test]
+    fn asks_for_what_the_chart_allows() {
+        let chart = include_str!("../../charts/soloist/templates/_helpers.tpl");
+        let rules = chart.split_once("{{- define \"soloist.rules\" -}}").unwrap().1;
+        let rules = rules.split_once("{{- end -}}").unwrap().0;
+        let rules: Vec<PolicyRule> = serde_yaml::from_str(rules).unwrap();
+        let mut allowed = BTreeSet::new();
+        for rule in rules {
+            for group in rule.api_groups.iter().flatten() {
+                for resource in rule.resources.iter().flatten() {
+                    allowed.extend(
+                        rule.verbs.iter().map(|verb| (group.clone(), resource.clone(), verb.clone())),
+                    );
+                }
+            }
+        }
+        let mut asked = BTreeSet::new();
+        for (group, resource, verbs) in PERMISSIONS {
+            asked.extend(
+                verbs.iter().map(|verb| [group, resource, verb].map(|word| (*word).to_owned()).into()),
+            );
+        }
+        assert_eq!(asked, allowed, "left: asked for, right: in the chart");
     }
 
     #[test]

@@ -5,9 +5,12 @@
 mod apply;
 mod context;
 mod deletion;
+mod drain;
 mod events;
+mod fence;
 mod observe;
 mod pods;
+mod replica_sets;
 mod secrets;
 mod update_status;
 pub mod watch;
@@ -30,7 +33,7 @@ use self::update_status::update_status;
 use crate::api::v1alpha1::{ScalingMode, TaskQueue};
 use crate::metrics::Outcome;
 use crate::plan::autoscaler::{self, Decision, Policy};
-use crate::plan::changes::{Changes, applied_hash, changes, replicas};
+use crate::plan::changes::{Changes, applied_hash, changes};
 use crate::plan::deployment::deployment;
 use crate::plan::law::{self, Observation};
 use crate::plan::reason::Reason;
@@ -63,7 +66,10 @@ async fn reconcile(guarded: &Guarded, context: &Context) -> Result<Action, Error
     let mut memory = context.recall(task_queue);
     let result = async {
         let observed = observe(task_queue, &mut memory, context).await?;
-        let plan = plan(task_queue, &observed, &mut memory, Instant::now());
+        let mut draining = drain::Workers::new(task_queue, &observed, context);
+        let decision = decide(task_queue, &observed, draining.counting(task_queue), &mut memory);
+        let drained = draining.drain(task_queue, decision.ask_for, &observed, &mut memory, context).await;
+        let plan = plan(task_queue, &observed, decision, drained.replicas, &memory);
         let applied = apply(task_queue, &observed, &plan.changes, &plan.decision, &mut memory, context).await;
         // Of what is about to go no conditions are told.
         if is_ending(task_queue) {
@@ -84,7 +90,12 @@ async fn reconcile(guarded: &Guarded, context: &Context) -> Result<Action, Error
             context,
         )
         .await?;
-        Ok(next_look(&observed, &workers, &plan.decision, &applied?, put_off))
+        let applied = applied?;
+        if let Some(error) = drained.error {
+            return Err(error);
+        }
+        let applied = if drained.is_outdated { Applied::Outdated } else { applied };
+        Ok(next_look(&observed, &workers, &plan.decision, &applied, put_off))
     }
     .await;
     context.remember(task_queue, memory);
@@ -114,22 +125,33 @@ impl Plan {
     }
 }
 
-/// The second step of a reconciliation: decides, from what was observed and what was wanted before.
-fn plan(task_queue: &TaskQueue, observed: &Observed, memory: &mut Memory, now: Instant) -> Plan {
+/// Decides how many workers there are to be, from what was observed and what was wanted before. `counting` are those that there are.
+fn decide(task_queue: &TaskQueue, observed: &Observed, counting: u16, memory: &mut Memory) -> Decision {
     let mut policy = Policy::new(&task_queue.spec, observed.claim.is_some(), Timestamp::now());
     if is_ending(task_queue) {
         (policy.manual, policy.mode, policy.paused) = (Some(0), ScalingMode::Auto, false);
     }
-    let asked_for = observed.deployment.as_ref().map_or(policy.law.min, replicas);
+    let asked_for = if observed.deployment.is_some() { counting } else { policy.law.min };
     let observation = Observation {
         backlog: observed.backlog,
         tasks: observed.tasks,
         workers: law::Workers { asked_for, ..observed.workers.clone() },
     };
     let (decision, history) =
-        autoscaler::decide(&observation, std::mem::take(&mut memory.history), &policy, now);
+        autoscaler::decide(&observation, std::mem::take(&mut memory.history), &policy, Instant::now());
     memory.history = history;
+    decision
+}
 
+/// The second step of a reconciliation: what is to be written. `replicas` is what the Deployment is to ask for now, which is more than was
+/// decided for as long as workers drain.
+fn plan(
+    task_queue: &TaskQueue,
+    observed: &Observed,
+    decision: Decision,
+    replicas: u16,
+    memory: &Memory,
+) -> Plan {
     let wanted = task_queue
         .spec
         .worker
@@ -145,7 +167,8 @@ fn plan(task_queue: &TaskQueue, observed: &Observed, memory: &mut Memory, now: I
         }
         _ => false,
     };
-    let mut changes = changes(task_queue, wanted, observed.deployment.as_ref(), &decision, drift_is_known);
+    let now = Decision { ask_for: decision.ask_for.map(|_| replicas), ..decision.clone() };
+    let mut changes = changes(task_queue, wanted, observed.deployment.as_ref(), &now, drift_is_known);
     if is_ending(task_queue) {
         // Its Deployment may be on its way out already, with the whole namespace: it is not to be made again.
         changes.apply = None;
@@ -270,6 +293,14 @@ pub enum Error {
         /// Why.
         source: kube::Error,
     },
+    /// A worker pod could not be labelled.
+    #[error("label pod `{name}`")]
+    LabelPod {
+        /// Its name.
+        name: String,
+        /// Why.
+        source: kube::Error,
+    },
     /// The number of replicas could not be set.
     #[error("scale Deployment `{name}`")]
     Scale {
@@ -295,6 +326,7 @@ impl Error {
             Self::ReadSecret { .. } => "read_secret",
             Self::ApplyDeployment { .. } => "apply_deployment",
             Self::SetFinalizer { .. } => "set_finalizer",
+            Self::LabelPod { .. } => "label_pod",
             Self::Scale { .. } => "scale",
             Self::WriteStatus { .. } => "write_status",
         }

@@ -37,8 +37,16 @@ pub struct Metrics {
     pub replicas_max: GaugeVec,
     /// Age of the oldest reading that decisions rest on.
     pub observation_age: GaugeVec,
+    /// Worker pods that are draining or drained.
+    pub leaving: GaugeVec,
     condition: GaugeVec,
 
+    /// Tasks on workers that scale-in took away though they weren't drained.
+    pub interrupted_tasks: IntCounter,
+    /// Workers that took longer than the drain timeout.
+    pub drain_timeouts: IntCounter,
+    /// From telling a worker to drain to knowing that it has.
+    pub drain_duration: Histogram,
     /// Changes of the number of replicas, by direction and reason.
     pub scale_decisions: IntCounterVec,
     /// From a change of the backlog seen to the patch acknowledged by the API server.
@@ -106,6 +114,24 @@ impl Metrics {
                 "soloist_taskqueue_condition",
                 "Condition of a TaskQueue: 1 True, 0 False, -1 Unknown.",
                 &["namespace", "taskqueue", "condition"],
+            )?,
+            leaving: make.gauges(
+                "soloist_taskqueue_replicas_leaving",
+                "Worker pods that take no more tasks because they are to go.",
+                task_queue,
+            )?,
+            interrupted_tasks: make.counter(
+                "soloist_scale_in_interrupted_tasks_total",
+                "Tasks on workers that scale-in took away though they were not drained.",
+            )?,
+            drain_timeouts: make.counter(
+                "soloist_scale_in_drain_timeouts_total",
+                "Workers that were not drained within the drain timeout.",
+            )?,
+            drain_duration: make.histogram(
+                "soloist_scale_in_drain_duration_seconds",
+                "From telling a worker to take no more tasks to knowing that it has none.",
+                &[0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0],
             )?,
             scale_decisions: make.counters(
                 "soloist_scale_decisions_total",
@@ -194,7 +220,7 @@ impl Metrics {
     }
 
     /// What has one series for each TaskQueue.
-    fn of_a_task_queue(&self) -> [&GaugeVec; 8] {
+    fn of_a_task_queue(&self) -> [&GaugeVec; 9] {
         [
             &self.messages_ready,
             &self.messages_dead,
@@ -204,6 +230,7 @@ impl Metrics {
             &self.replicas_min,
             &self.replicas_max,
             &self.observation_age,
+            &self.leaving,
         ]
     }
 
@@ -384,6 +411,10 @@ impl Maker<'_> {
 
     fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<GaugeVec> {
         self.register(GaugeVec::new(Opts::new(name, help), labels)?)
+    }
+
+    fn counter(&self, name: &str, help: &str) -> prometheus::Result<IntCounter> {
+        self.register(IntCounter::new(name, help)?)
     }
 
     fn counters(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {

@@ -13,6 +13,7 @@ pub mod autoscaler;
 pub mod changes;
 pub mod claims;
 pub mod deployment;
+pub mod drain;
 pub mod drift;
 pub mod law;
 pub mod metadata;

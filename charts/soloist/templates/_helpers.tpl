@@ -79,9 +79,14 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 - apiGroups: [apps]
   resources: [deployments/scale]
   verbs: [patch]
+# Which pods a rollout or somebody's scaling has too many of.
+- apiGroups: [apps]
+  resources: [replicasets]
+  verbs: [list, watch]
+# The label by which a worker that has drained may be deleted. It patches metadata only.
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, watch]
+  verbs: [get, list, watch, patch]
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]

@@ -608,6 +608,21 @@ pub struct ScaleDownSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 3600))]
     pub stabilization_seconds: Option<u32>,
+
+    /// What becomes of a worker that was told to take no more tasks and isn't done after worker.drainTimeoutSeconds.
+    #[serde(default)]
+    pub on_drain_timeout: OnDrainTimeout,
+}
+
+/// Wait (the default): it is left alone until it is done; an event says so, so that somebody can look. Force: it is deleted, and another
+/// worker gets its task after that.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum OnDrainTimeout {
+    /// It is left alone until it is done.
+    #[default]
+    Wait,
+    /// It is deleted.
+    Force,
 }
 
 /// What to do when the backlog has not been known for long.

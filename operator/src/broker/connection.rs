@@ -15,7 +15,7 @@ use futures_util::StreamExt as _;
 use lapin::{Connection, Event};
 
 use super::state::Shared;
-use super::{declarations, heartbeats, policies, poller};
+use super::{declarations, heartbeats, orders, policies, poller};
 use crate::metrics::Metrics;
 use crate::plan::reason::Reason;
 use crate::plan::status::Problem;
@@ -42,7 +42,7 @@ pub(super) async fn run(address: BrokerAddress, name: String, shared: Arc<Shared
                 tracing::info!(broker = %address, "connected to broker");
                 shared.connected(Instant::now());
                 let since = Instant::now();
-                let lost = session(&connection, &address, &shared, &metrics).await;
+                let lost = session(&connection, &address, &name, &shared, &metrics).await;
                 tracing::warn!(broker = %address, error = %lost, "connection to broker lost");
                 // A broker that lets us in and throws us out again gets no burst of attempts.
                 if since.elapsed() > RETRY_AT_MOST {
@@ -71,6 +71,7 @@ pub(super) async fn run(address: BrokerAddress, name: String, shared: Arc<Shared
 async fn session(
     connection: &Connection,
     address: &BrokerAddress,
+    name: &str,
     shared: &Shared,
     metrics: &Metrics,
 ) -> Lost {
@@ -80,6 +81,7 @@ async fn session(
         lost = declarations::run(connection, shared, metrics) => lost,
         lost = heartbeats::run(connection, shared) => lost,
         () = policies::run(address, shared, metrics) => Lost("policies ended".to_owned()),
+        () = orders::run(address, name, shared) => Lost("orders ended".to_owned()),
     }
 }
 

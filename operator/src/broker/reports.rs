@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use super::SILENT_AFTER;
+use crate::plan::drain::Activity;
 
 /// A worker that hasn't been heard of for this long is forgotten.
 const FORGET_AFTER: Duration = Duration::from_secs(60);
@@ -108,6 +109,12 @@ impl Reports {
     pub(super) fn busy_for(&self, node: &str, now: Instant) -> Option<Duration> {
         let report = self.recent(node, now).filter(|report| report.counts.active > 0)?;
         Some(now.duration_since(report.since))
+    }
+
+    /// What a worker does and since when, if it has said so lately.
+    pub(super) fn activity(&self, node: &str, now: Instant) -> Option<Activity> {
+        let Report { counts, since, .. } = *self.recent(node, now)?;
+        Some(if counts.active > 0 { Activity::Busy { since } } else { Activity::Idle { since } })
     }
 
     fn recent(&self, node: &str, now: Instant) -> Option<&Report> {

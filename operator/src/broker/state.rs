@@ -1,18 +1,20 @@
 //! What is known about one broker, shared between its connection and the reconciliations.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use kube::runtime::reflector::ObjectRef;
 use tokio::sync::Notify;
 
+use super::errands::Errands;
 use super::reading::{Answer, Reading};
 use super::removals::{Removal, Removed};
 use super::reports::{Counts, Reports};
 use super::{STALE_AFTER, Trigger};
 use crate::api::v1alpha1::TaskQueue;
 use crate::plan::autoscaler::Backlog;
+use crate::plan::drain::Activity;
 use crate::plan::status::{BrokerState, Policies, Problem, QueueState};
 use crate::plan::topology::{Queue, Topology};
 
@@ -29,6 +31,8 @@ pub struct View {
     pub active: HashMap<String, u32>,
     /// For how long the task has been running that runs the longest.
     pub longest_running: Duration,
+    /// What each of the subscribed workers does, and since when; absent for those that haven't said so lately.
+    pub activity: HashMap<String, Activity>,
     /// Tasks that workers have finished since the subscription began.
     pub finished: u64,
     /// Consumers on the queue that has the fewest; absent if they are not known of every queue.
@@ -46,6 +50,8 @@ pub(super) struct Shared {
     pub(super) declarations: Notify,
     /// Policies are to be brought in line.
     pub(super) policies: Notify,
+    /// What workers are told.
+    pub(super) errands: Errands,
 }
 
 struct State {
@@ -122,7 +128,13 @@ impl Shared {
             absent: HashSet::new(),
             reports: Reports::default(),
         };
-        Self { state: Mutex::new(state), trigger, declarations: Notify::new(), policies: Notify::new() }
+        Self {
+            state: Mutex::new(state),
+            trigger,
+            declarations: Notify::new(),
+            policies: Notify::new(),
+            errands: Errands::default(),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -162,7 +174,12 @@ impl Shared {
         let mut state = self.state();
         if state.subscriptions.remove(task_queue).is_some() {
             state.forget_unused_readings();
+            self.errands.order(task_queue, BTreeMap::new(), Instant::now());
         }
+    }
+
+    pub(super) fn is_subscribed(&self, task_queue: &ObjectRef<TaskQueue>) -> bool {
+        self.state().subscriptions.contains_key(task_queue)
     }
 
     pub(super) fn is_used(&self) -> bool {
@@ -178,6 +195,7 @@ impl Shared {
             backlog: state.backlog(subscription, now),
             active: state.active(subscription, now).map(|(node, active)| (node.to_owned(), active)).collect(),
             longest_running: state.longest_running(subscription, now),
+            activity: state.activity(subscription, now),
             finished: subscription.finished,
             attached: state.attached(subscription),
             backlog_changed_at: subscription.backlog_changed_at,
@@ -284,6 +302,7 @@ impl Shared {
         for reading in state.readings.values_mut() {
             reading.disconnect();
         }
+        self.errands.ask_anew(now);
         self.tell(&mut state, now);
     }
 
@@ -336,6 +355,12 @@ impl Shared {
     /// Takes in a heartbeat of a worker.
     pub(super) fn heartbeat(&self, node: &str, counts: Counts, now: Instant) {
         self.state().reports.take_in(node, counts, now);
+        self.errands.nudge(node, counts.active, now);
+    }
+
+    /// Asks for a reconciliation of a TaskQueue.
+    pub(super) fn trigger(&self, task_queue: ObjectRef<TaskQueue>) {
+        (self.trigger)(task_queue);
     }
 
     /// A worker says that it stops.
@@ -492,6 +517,11 @@ impl State {
     fn longest_running(&self, subscription: &Subscription, now: Instant) -> Duration {
         let busy = subscription.nodes.iter().filter_map(|node| self.reports.busy_for(node, now));
         busy.max().unwrap_or_default()
+    }
+
+    fn activity(&self, subscription: &Subscription, now: Instant) -> HashMap<String, Activity> {
+        let nodes = subscription.nodes.iter();
+        nodes.filter_map(|node| Some((node.clone(), self.reports.activity(node, now)?))).collect()
     }
 
     fn attached(&self, subscription: &Subscription) -> Option<u32> {

@@ -59,7 +59,7 @@ pub(super) async fn apply(
     if let (Some(wanted), Some(from)) = (changes.scale, before) {
         let scaling_refused = scale(task_queue, wanted, memory, context).await?;
         if from != wanted || scaling_refused.is_some() {
-            tell(task_queue, observed, from, decision, scaling_refused.as_ref(), context).await;
+            tell(task_queue, observed, (from, wanted), decision, scaling_refused.as_ref(), context).await;
         }
         refused = refused.or(scaling_refused);
     }
@@ -169,12 +169,11 @@ fn own_replicas(deployment: &mut Deployment, replicas: u16) {
 async fn tell(
     task_queue: &TaskQueue,
     observed: &Observed,
-    from: u16,
+    (from, to): (u16, u16),
     decision: &Decision,
     refused: Option<&Problem>,
     context: &Context,
 ) {
-    let to = decision.replicas;
     let task_queue = &task_queue.object_ref(&());
     let action = format!("ScaleTo{to}");
     if let Some(problem) = refused {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use celery_client::BrokerAddress;
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::Pod;
 use kube::core::DeserializeGuard;
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::{ObjectRef, Store};
@@ -14,14 +15,16 @@ use kube::{Client, Resource as _, ResourceExt as _};
 use tokio::sync::watch;
 
 use super::pods::Pods;
+use super::replica_sets::ReplicaSets;
 use super::secrets::{SecretName, Secrets};
 use crate::api::v1alpha1::{TaskQueue, TaskQueueStatus};
 use crate::broker::Hub;
 use crate::metrics::Metrics;
 use crate::plan::autoscaler::History;
 use crate::plan::claims::shared_queue;
+use crate::plan::drain::ReplicaSet;
 use crate::plan::metadata::OPERATOR;
-use crate::plan::status::{Problem, Told};
+use crate::plan::status::{Problem, Protection, Told};
 use crate::plan::topology::Topology;
 use crate::plan::workers::WorkerPod;
 
@@ -41,6 +44,8 @@ pub(super) struct Context {
     pub(super) metrics: Arc<Metrics>,
     pub(super) recorder: Recorder,
     pub(super) secrets: Secrets,
+    /// Whether the API server protects workers that aren't drained.
+    pub(super) protection: watch::Sender<Protection>,
     scopes: OnceLock<Vec<Stores>>,
     /// Whether the watches have shown everything once. Before that nothing may be decided: a Deployment that wasn't shown yet
     /// would look like one that isn't there.
@@ -54,6 +59,7 @@ pub(super) struct Context {
 pub(super) struct Stores {
     pub(super) task_queues: Store<Guarded>,
     pub(super) deployments: Store<Deployment>,
+    pub(super) replica_sets: Arc<ReplicaSets>,
     pub(super) pods: Arc<Pods>,
 }
 
@@ -77,6 +83,10 @@ pub(super) struct Memory {
     pub(super) told: Option<Told>,
     /// Since when a deletion waits for the queues to be gone.
     pub(super) waiting_for_removal: Option<Instant>,
+    /// Names of the pods that were there to stay, or to leave in good order.
+    pub(super) staying: HashSet<String>,
+    /// Workers that users were told of because they take too long to drain.
+    pub(super) overdue: HashSet<String>,
     /// Failed attempts in a row.
     attempts: u32,
     /// When the next attempt is due, and for which generation the last one failed.
@@ -95,6 +105,8 @@ impl Memory {
             status: None,
             told: None,
             waiting_for_removal: None,
+            staying: HashSet::new(),
+            overdue: HashSet::new(),
             attempts: 0,
             retry: None,
         }
@@ -114,6 +126,7 @@ impl Context {
             recorder: Recorder::new(client.clone(), reporter),
             secrets: Secrets::new(client.clone(), namespaced),
             addresses: Mutex::default(),
+            protection: watch::Sender::new(Protection::Unknown),
             scopes: OnceLock::new(),
             synchronized: watch::Sender::new(false),
             memories: Mutex::default(),
@@ -139,6 +152,7 @@ impl Context {
             // An error means that the watch has ended, which it does only when the operator stops.
             let _ = scope.task_queues.wait_until_ready().await;
             let _ = scope.deployments.wait_until_ready().await;
+            scope.replica_sets.wait_until_ready().await;
             scope.pods.wait_until_ready().await;
         }
         self.synchronized.send_replace(true);
@@ -158,6 +172,18 @@ impl Context {
     /// The worker pods of a TaskQueue.
     pub(super) fn pods(&self, task_queue: &ObjectRef<TaskQueue>) -> Vec<WorkerPod> {
         self.scopes().iter().flat_map(|scope| scope.pods.of(task_queue)).collect()
+    }
+
+    /// The ReplicaSets of a TaskQueue's Deployment.
+    pub(super) fn replica_sets(&self, task_queue: &ObjectRef<TaskQueue>) -> Vec<ReplicaSet> {
+        self.scopes().iter().flat_map(|scope| scope.replica_sets.of(task_queue)).collect()
+    }
+
+    /// Takes in a pod as the API server has just returned it.
+    pub(super) fn update_pod(&self, pod: &Pod) {
+        for scope in self.scopes() {
+            scope.pods.update(pod);
+        }
     }
 
     /// All TaskQueues, those that can't be read included.

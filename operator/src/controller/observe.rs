@@ -18,6 +18,7 @@ use crate::broker::Removed;
 use crate::plan::autoscaler::Backlog;
 use crate::plan::changes::resource_version;
 use crate::plan::claims::{Claim, claim, holds, is_claimed, shared_queue};
+use crate::plan::drain::Activity;
 use crate::plan::law;
 use crate::plan::metadata::deployment_name;
 use crate::plan::reason::Reason;
@@ -42,6 +43,8 @@ pub(super) struct Observed {
     pub(super) backlog_changed_at: Option<Instant>,
     /// Tasks that run, those of leaving workers included.
     pub(super) tasks: law::Tasks,
+    /// What each worker does, by its node name; absent for those that don't say.
+    pub(super) activity: HashMap<String, Activity>,
     /// The workers that are to take tasks.
     pub(super) workers: law::Workers,
     pub(super) claim: Option<Claim>,
@@ -71,6 +74,7 @@ pub(super) async fn observe(
         backlog_changed_at: None,
         tasks: tasks(&pods, &HashMap::new()),
         workers: law::Workers { started: context.started(&key), ..capacity(&pods) },
+        activity: HashMap::new(),
         claim: None,
         deployment: deployment(task_queue, memory, context),
         results_problem: results_problem(task_queue, context).await?,
@@ -115,6 +119,7 @@ pub(super) async fn observe(
             finished: view.finished,
             ..tasks(&observed.pods, &view.active)
         };
+        observed.activity = view.activity;
         observed.workers.attached = view.attached;
         observed.removed = view.removed;
     }

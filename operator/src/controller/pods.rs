@@ -39,9 +39,10 @@ struct Index {
     listed: Option<HashSet<(Key, String)>>,
 }
 
-/// A pod, and since when it is there, by our own clock.
+/// A pod, its version, and since when it is there, by our own clock.
 struct Known {
     pod: WorkerPod,
+    version: String,
     born: Instant,
 }
 
@@ -59,8 +60,22 @@ impl Pods {
     /// The worker pods of a TaskQueue.
     pub(super) fn of(&self, task_queue: &Key) -> Vec<WorkerPod> {
         let index = self.index();
-        let aged = |known: &Known| WorkerPod { age: known.born.elapsed(), ..known.pod.clone() };
+        let aged = |known: &Known| WorkerPod {
+            age: known.born.elapsed(),
+            resource_version: known.version.clone(),
+            ..known.pod.clone()
+        };
         index.task_queues.get(task_queue).map(|pods| pods.values().map(aged).collect()).unwrap_or_default()
+    }
+
+    /// Takes in what the API server has just returned, if the pod is known: the watch will show it later.
+    pub(super) fn update(&self, pod: &Pod) {
+        let Some(key) = task_queue_of(pod) else { return };
+        let mut index = self.index();
+        let is_known = |pods: &BTreeMap<String, Known>| pods.contains_key(&pod.name_any());
+        if index.task_queues.get(&key).is_some_and(is_known) {
+            index.set(key, pod.name_any(), WorkerPod::new(pod).map(|known| (known, age(pod))));
+        }
     }
 
     /// How long the workers of a TaskQueue took to start that came up since this was asked last.
@@ -103,6 +118,13 @@ impl Index {
     /// Takes in a pod with its age, or that it is gone.
     fn set(&mut self, key: Key, name: String, pod: Option<(WorkerPod, Duration)>) -> Vec<Key> {
         let pods = self.task_queues.entry(key.clone()).or_default();
+        if let (Some(before), Some((pod, _))) = (pods.get(&name), &pod)
+            && before.pod.uid == pod.uid
+            && number(&before.version) > number(&pod.resource_version)
+        {
+            // What was written is known already, and the watch lags behind.
+            return Vec::new();
+        }
         let before = pods.remove(&name);
         let Some((mut pod, age)) = pod else {
             if pods.is_empty() {
@@ -120,8 +142,10 @@ impl Index {
             started.truncate(MOST_STARTED);
         }
         pod.came_up |= before.as_ref().is_some_and(|before| before.pod.came_up);
+        // A version that changes nothing here is no news.
+        let version = std::mem::take(&mut pod.resource_version);
         let changed = before.is_none_or(|before| before.pod != pod);
-        pods.insert(name, Known { pod, born });
+        pods.insert(name, Known { pod, version, born });
         if changed { vec![key] } else { Vec::new() }
     }
 
@@ -138,6 +162,11 @@ impl Index {
         });
         changed
     }
+}
+
+/// A resource version as a number, by which versions can be compared.
+fn number(version: &str) -> Option<u64> {
+    version.parse().ok()
 }
 
 /// The age of a pod that is seen for the first time.

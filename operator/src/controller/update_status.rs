@@ -40,6 +40,7 @@ pub(super) async fn update_status(
         claim: observed.claim.as_ref(),
         workers,
         decision,
+        protection: *context.protection.borrow(),
     });
     set_metrics(task_queue, observed, workers, running, decision, context);
     let namespace = task_queue.namespace().unwrap_or_default();

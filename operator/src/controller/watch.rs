@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::future::{join_all, ready};
 use futures_util::stream::{self, Stream};
 use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _};
-use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::predicates;
 use kube::runtime::reflector::{self, ObjectRef};
@@ -20,7 +20,9 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
 
 use super::context::{Context, Guarded, Stores, concerned, guarded_reference};
+use super::fence;
 use super::pods::Pods;
+use super::replica_sets::ReplicaSets;
 use super::{key, measured_reconcile, on_error};
 use crate::api::v1alpha1::TaskQueue;
 use crate::broker::Hub;
@@ -111,6 +113,8 @@ impl Operator {
         tokio::select! {
             _ = running => {}
             () = accompany => {}
+            () = fence::watch(&context.client, &context.protection) => {}
+            () = tell_of_protection(&context) => {}
         }
     }
 }
@@ -154,6 +158,13 @@ impl Scope {
             .touched_objects()
             .try_filter_map(|deployment| ready(Ok(owner(&deployment))));
 
+        let replica_sets = Arc::new(ReplicaSets::default());
+        let taking = Arc::clone(&replica_sets);
+        let replica_set_events = watcher(self.api::<ReplicaSet>(client), ours.clone())
+            .default_backoff()
+            .map_ok(move |event| stream::iter(taking.take_in(&event)).map(Ok))
+            .try_flatten();
+
         let pods = Arc::new(Pods::default());
         let taking = Arc::clone(&pods);
         let pod_events = watcher(self.api::<Pod>(client), ours)
@@ -167,7 +178,7 @@ impl Scope {
         let noting = Arc::clone(context);
         let queue = stream::select(
             stream::select(task_queue_events, broker_events),
-            stream::select(deployment_events, pod_events),
+            stream::select(deployment_events, stream::select(replica_set_events, pod_events)),
         )
         .inspect_err(|error: &watcher::Error| tracing::warn!(%error, "watch interrupted"))
         .map_ok(move |task_queue: ObjectRef<TaskQueue>| {
@@ -186,7 +197,7 @@ impl Scope {
             Config::default().concurrency(CONCURRENCY),
         )
         .map(|_| ());
-        (Stores { task_queues, deployments, pods }, controller)
+        (Stores { task_queues, deployments, replica_sets, pods }, controller)
     }
 
     fn api<K>(&self, client: &Client) -> Api<K>
@@ -196,6 +207,19 @@ impl Scope {
         match &self.namespace {
             Some(namespace) => Api::namespaced(client.clone(), namespace),
             None => Api::all(client.clone()),
+        }
+    }
+}
+
+/// Has every TaskQueue say so when its workers are protected, or no longer.
+async fn tell_of_protection(context: &Context) {
+    let mut changes = context.protection.subscribe();
+    // The sender lives as long as the context.
+    while changes.changed().await.is_ok() {
+        let protection = *changes.borrow_and_update();
+        tracing::info!(?protection, "protection of workers by the API server");
+        for task_queue in context.task_queues() {
+            context.hub.trigger(&guarded_reference(&task_queue));
         }
     }
 }

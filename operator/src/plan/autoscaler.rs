@@ -4,8 +4,8 @@
 //! before that. Which workers go, and when, is not decided here.
 //!
 //! # Guarantees
-//! - Those of the law, for as long as the user has ordered nothing else.
-//! - Never fewer workers than tasks are running.
+//! Those of the law, for as long as the user has ordered nothing else. Tasks that run are no floor: [`super::drain`] sees to it that each
+//! is finished.
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -111,8 +111,6 @@ impl Policy {
 pub enum DecisionReason {
     /// What the control law found.
     Law(law::Reason),
-    /// Fewer workers would do, but that many tasks run.
-    TasksRunning,
     /// The user said pause.
     Paused,
     /// The user set the number.
@@ -130,7 +128,6 @@ impl DecisionReason {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Law(reason) => reason.as_str(),
-            Self::TasksRunning => "TasksRunning",
             Self::Paused => "Paused",
             Self::Manual => "Manual",
             Self::QueueClaimed => "QueueClaimed",
@@ -189,23 +186,15 @@ pub fn decide(
         // A recommendation follows from the one before it, whatever others have made of that.
         observation.workers.asked_for = history.recommended.unwrap_or(asked_for);
     }
-    let busy =
-        u16::try_from(observation.tasks.running).unwrap_or(u16::MAX).min(observation.workers.asked_for);
-    let bounds = law::Policy { min: policy.law.min.max(busy), ..policy.law };
-    let (needed, law) = law::decide(&observation, history.law, &bounds, now);
+    let (needed, law) = law::decide(&observation, history.law, &policy.law, now);
     let history = History { law, recommended: recommends.then_some(needed.replicas) };
     let recheck_after =
         if is_idle(&observation, &needed, policy.law.min) { WHILE_IDLE } else { WHILE_ACTIVE };
-    let kept_busy = needed.replicas == busy && busy > policy.law.min && needed.terms.wanted < busy.into();
     let decision = Decision {
         replicas: needed.replicas,
         ask_for: Some(needed.replicas),
-        reason: if kept_busy { DecisionReason::TasksRunning } else { DecisionReason::Law(needed.reason) },
-        sentence: if kept_busy {
-            format!("{busy}: kept, {} wanted, but {} tasks run", needed.terms.wanted, needed.terms.running)
-        } else {
-            needed.sentence
-        },
+        reason: DecisionReason::Law(needed.reason),
+        sentence: needed.sentence,
         terms: needed.terms,
         bounds: (policy.law.min, policy.law.max),
         problem: policy.problem.clone(),

@@ -28,7 +28,12 @@ pub const WORKER_CONTAINER: &str = "worker";
 /// The user of the images, and of the containers unless the template says otherwise.
 const USER: i64 = 65532;
 
+/// Name of the variable with the queues that a worker consumes.
+pub const QUEUES_VARIABLE: &str = "SOLOIST_QUEUES";
+
 const HTTP_PORT: i32 = 8080;
+/// What a worker remembers when its container is started again: that it is to take no more tasks.
+const STATE_DIRECTORY: &str = "/var/lib/soloist";
 const BROKER_DIRECTORY: &str = "/etc/soloist/broker";
 const RESULTS_DIRECTORY: &str = "/etc/soloist/results";
 
@@ -65,6 +70,8 @@ pub fn deployment(
         spec: Some(DeploymentSpec {
             selector: LabelSelector { match_labels: Some(selector(&name)), ..Default::default() },
             template: pod,
+            // A rollout waits for tasks, and isn't stuck because of that.
+            progress_deadline_seconds: Some(progress_deadline_seconds(task_queue)),
             ..Default::default()
         }),
         status: None,
@@ -72,6 +79,12 @@ pub fn deployment(
     let hash = hash(&deployment);
     deployment.metadata.annotations = Some(BTreeMap::from([(APPLIED_HASH_ANNOTATION.to_owned(), hash)]));
     deployment
+}
+
+/// Kubernetes' own deadline for a step of a rollout, and the time that a worker may take to finish its task.
+fn progress_deadline_seconds(task_queue: &TaskQueue) -> i32 {
+    let drain = i32::try_from(task_queue.spec.worker.drain_timeout_seconds).unwrap_or(i32::MAX);
+    drain.saturating_add(600)
 }
 
 fn hash(deployment: &Deployment) -> String {
@@ -88,14 +101,16 @@ fn pod_spec(task_queue: &TaskQueue, topology: &Topology) -> PodSpec {
         secret: Some(SecretVolumeSource { secret_name: Some(secret.to_owned()), ..Default::default() }),
         ..Default::default()
     };
+    let empty_volume = |name: &str| Volume {
+        name: name.to_owned(),
+        empty_dir: Some(EmptyDirVolumeSource::default()),
+        ..Default::default()
+    };
     let mut volumes = vec![
         secret_volume("broker", &spec.broker.secret_ref.name),
         // The root file system is read-only, and most programs need some place for temporary files.
-        Volume {
-            name: "tmp".to_owned(),
-            empty_dir: Some(EmptyDirVolumeSource::default()),
-            ..Default::default()
-        },
+        empty_volume("tmp"),
+        empty_volume("state"),
     ];
     volumes.extend(results_secret.map(|secret| secret_volume("results", &secret.name)));
     PodSpec {
@@ -132,7 +147,11 @@ fn container(task_queue: &TaskQueue, topology: &Topology) -> Container {
         read_only: read_only.then_some(true),
         ..Default::default()
     };
-    let mut mounts = vec![mount("broker", BROKER_DIRECTORY, true), mount("tmp", "/tmp", false)];
+    let mut mounts = vec![
+        mount("broker", BROKER_DIRECTORY, true),
+        mount("tmp", "/tmp", false),
+        mount("state", STATE_DIRECTORY, false),
+    ];
     if task_queue.spec.results.as_ref().is_some_and(|results| results.secret_ref.is_some()) {
         mounts.push(mount("results", RESULTS_DIRECTORY, true));
     }
@@ -167,7 +186,8 @@ fn container(task_queue: &TaskQueue, topology: &Topology) -> Container {
         // Asked every second until the first answer, so that readiness is asked right then and not a period later. It looks at
         // liveness: a broker that is down must not restart workers.
         startup_probe: Some(probe("/livez", 1, 120)),
-        readiness_probe: Some(probe("/readyz", 5, 2)),
+        // Quick to tell that a worker drains: a rollout goes on when the workers that it has chosen aren't ready any more.
+        readiness_probe: Some(probe("/readyz", 2, 2)),
         liveness_probe: Some(probe("/livez", 10, 3)),
         security_context: Some(SecurityContext {
             allow_privilege_escalation: Some(false),
@@ -210,7 +230,8 @@ fn environment(task_queue: &TaskQueue, topology: &Topology) -> Vec<EnvVar> {
         },
         set("SOLOIST_APP", &task_queue.name_any()),
         set("SOLOIST_BROKER_DIR", BROKER_DIRECTORY),
-        set("SOLOIST_QUEUES", &queues.join(",")),
+        set(QUEUES_VARIABLE, &queues.join(",")),
+        set("SOLOIST_STATE_DIR", STATE_DIRECTORY),
         // Kubernetes puts in the value of the variable above.
         set("SOLOIST_NODE_NAME", &node_name("$(POD_NAME)")),
         set("SOLOIST_CREATE_MISSING_QUEUES", "false"),
@@ -301,7 +322,7 @@ mod tests {
     fn results_come_from_a_secret_or_go_over_the_broker() {
         let redis = planned(json!({"results": {"secretRef": {"name": "redis"}}}));
         assert_eq!(env(&redis)["SOLOIST_RESULTS_DIR"], "/etc/soloist/results");
-        assert_eq!(redis["spec"]["template"]["spec"]["volumes"][2]["secret"]["secretName"], "redis");
+        assert_eq!(redis["spec"]["template"]["spec"]["volumes"][3]["secret"]["secretName"], "redis");
         assert_eq!(env(&planned(json!({"results": {"rpc": {}}})))["SOLOIST_RESULTS"], "rpc://");
     }
 
@@ -330,6 +351,12 @@ mod tests {
     fn grace_period_is_longer_than_the_drain_timeout() {
         let deployment = planned(json!({"worker": {"image": "i", "drainTimeoutSeconds": 60}}));
         assert_eq!(deployment["spec"]["template"]["spec"]["terminationGracePeriodSeconds"], 70);
+    }
+
+    #[test]
+    fn a_rollout_may_wait_for_as_long_as_workers_may_drain() {
+        let deployment = planned(json!({"worker": {"image": "i", "drainTimeoutSeconds": 3600}}));
+        assert_eq!(deployment["spec"]["progressDeadlineSeconds"], 4200);
     }
 
     #[test]

@@ -19,6 +19,18 @@ pub const TASK_QUEUE_LABEL: &str = "soloist.dev/task-queue";
 /// The annotation with the hash of what was applied last: a field that is no longer wanted shows in it.
 pub const APPLIED_HASH_ANNOTATION: &str = "soloist.dev/applied-hash";
 
+/// The label that says how far a worker is in leaving; see [`drain::State`](super::drain::State).
+pub const STATE_LABEL: &str = "soloist.dev/state";
+
+/// The annotation that says since when a worker is draining.
+pub const DRAINING_SINCE_ANNOTATION: &str = "soloist.dev/draining-since";
+
+/// The annotation by which Kubernetes prefers one pod of a ReplicaSet to another when it scales in.
+pub const DELETION_COST_ANNOTATION: &str = "controller.kubernetes.io/pod-deletion-cost";
+
+/// Name of the ValidatingAdmissionPolicy, and of its binding, by which the API server refuses the deletion of workers that aren't drained.
+pub const SCALE_IN_POLICY: &str = "soloist-scale-in";
+
 /// Name of the Deployment of a TaskQueue. The schema keeps names short enough for it to be a label, too.
 pub fn deployment_name(task_queue: &str) -> String {
     format!("{task_queue}-worker")

@@ -75,6 +75,12 @@ reasons! {
     QueuesDeleted => "Nothing.",
     /// The TaskQueue was deleted, but queues that were to go with it are still on the broker (only in events).
     QueuesKept => "See the message for which, and why; delete them on the broker if they are of no more use.",
+    /// The API server refuses to let scale-in delete a worker that has not drained.
+    Guaranteed => "Nothing.",
+    /// Workers drain before they go, but nothing keeps Kubernetes from choosing another one than the drained: the policy is missing, or the operator may not look for it.
+    BestEffort => "Install the ValidatingAdmissionPolicy `soloist-scale-in` (chart value `scaleInProtection.enabled`), and let the operator read it.",
+    /// A worker was told to take no more tasks, and isn't done after worker.drainTimeoutSeconds (only in events).
+    DrainTimeout => "See the worker's log for what its task does. It stays until it is done; scaling.scaleDown.onDrainTimeout: Force gives such workers up.",
     /// As many workers as decided are ready.
     WorkersReady => "Nothing.",
     /// No worker is needed now.

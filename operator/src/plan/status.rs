@@ -65,6 +65,17 @@ pub struct Workers {
     pub problem: Option<Problem>,
 }
 
+/// Whether the API server refuses to delete workers that aren't drained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protection {
+    /// It does.
+    Guaranteed,
+    /// The policy that makes it so isn't there.
+    Missing,
+    /// The operator may not look whether the policy is there.
+    Unknown,
+}
+
 /// Everything that the conditions speak of.
 #[derive(Clone, Debug)]
 pub struct Facts<'a> {
@@ -80,6 +91,8 @@ pub struct Facts<'a> {
     pub workers: &'a Workers,
     /// The number of workers.
     pub decision: &'a Decision,
+    /// What keeps Kubernetes from deleting a worker with a task.
+    pub protection: Protection,
 }
 
 /// A condition before it is merged with the one of before.
@@ -117,9 +130,12 @@ pub const WORKERS_AVAILABLE: &str = "WorkersAvailable";
 /// The autoscaler.
 pub const SCALING_ACTIVE: &str = "ScalingActive";
 
+/// What keeps Kubernetes from deleting a worker with a task.
+pub const SCALE_IN_PROTECTION: &str = "ScaleInProtection";
+
 /// The types of all conditions.
-pub const CONDITIONS: [&str; 5] =
-    [READY, BROKER_REACHABLE, QUEUES_DECLARED, WORKERS_AVAILABLE, SCALING_ACTIVE];
+pub const CONDITIONS: [&str; 6] =
+    [READY, BROKER_REACHABLE, QUEUES_DECLARED, WORKERS_AVAILABLE, SCALING_ACTIVE, SCALE_IN_PROTECTION];
 
 /// The status of a condition that nothing is known about.
 pub const UNKNOWN: &str = "Unknown";
@@ -135,6 +151,7 @@ pub fn conditions(facts: &Facts<'_>) -> Vec<Stated> {
         queues_declared(facts),
         workers_available(facts.workers, facts.decision),
         scaling_active(facts),
+        scale_in_protection(facts.protection),
     ];
     let mut conditions = vec![ready(&parts)];
     conditions.extend(parts);
@@ -143,7 +160,8 @@ pub fn conditions(facts: &Facts<'_>) -> Vec<Stated> {
 
 fn ready(parts: &[Stated]) -> Stated {
     // The autoscaler may rest because the user said so; where it rests for want of knowledge, another condition has the cause.
-    let parts = || parts.iter().filter(|part| part.type_ != SCALING_ACTIVE);
+    // Without the policy of the API server workers drain all the same.
+    let parts = || parts.iter().filter(|part| ![SCALING_ACTIVE, SCALE_IN_PROTECTION].contains(&part.type_));
     let with = |status: &str| parts().find(|part| part.status == status);
     match with(FALSE).or_else(|| with(UNKNOWN)) {
         Some(part) => Stated { type_: READY, ..part.clone() },
@@ -241,10 +259,31 @@ fn scaling_active(facts: &Facts<'_>) -> Stated {
             Reason::WorkersDetached,
             "some workers are not attached to the broker: none is taken away",
         ),
-        DecisionReason::Law(_) | DecisionReason::TasksRunning => match &facts.decision.problem {
+        DecisionReason::Law(_) => match &facts.decision.problem {
             Some(problem) => stated(TRUE, Reason::ScheduleInvalid, problem),
             None => stated(TRUE, Reason::Active, "the number of workers follows the backlog"),
         },
+    }
+}
+
+fn scale_in_protection(protection: Protection) -> Stated {
+    let stated = |status, reason, message| Stated::new(SCALE_IN_PROTECTION, status, reason, message);
+    match protection {
+        Protection::Guaranteed => stated(
+            TRUE,
+            Reason::Guaranteed,
+            "the API server refuses to let scale-in delete a worker that has not drained",
+        ),
+        Protection::Missing => stated(
+            FALSE,
+            Reason::BestEffort,
+            "best effort: the ValidatingAdmissionPolicy soloist-scale-in or its binding is missing; workers drain before they go, but              Kubernetes may choose another one",
+        ),
+        Protection::Unknown => stated(
+            UNKNOWN,
+            Reason::BestEffort,
+            "best effort, as far as is known: the operator could not look for the ValidatingAdmissionPolicy soloist-scale-in; workers              drain before they go",
+        ),
     }
 }
 

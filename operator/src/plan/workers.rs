@@ -8,9 +8,10 @@ use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod};
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
 
-use super::deployment::WORKER_CONTAINER;
+use super::deployment::{QUEUES_VARIABLE, WORKER_CONTAINER};
+use super::drain::{Stage, State};
 use super::law;
-use super::metadata::node_name;
+use super::metadata::{DRAINING_SINCE_ANNOTATION, STATE_LABEL, node_name};
 use super::reason::Reason;
 use super::status::{Problem, Workers};
 
@@ -20,6 +21,24 @@ const STARTING_AT_MOST: Duration = Duration::from_secs(60);
 /// A worker pod, as far as the operator looks at it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkerPod {
+    /// Its name.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
+    /// The version of it that this was read from.
+    pub resource_version: String,
+    /// UID of its ReplicaSet.
+    pub replica_set: Option<String>,
+    /// How far its worker is in leaving.
+    pub state: State,
+    /// Since when its worker is draining.
+    pub draining_since: Option<Timestamp>,
+    /// How far it has come.
+    pub stage: Stage,
+    /// Whether it is deleted by an eviction, a preemption or the like.
+    pub disrupted: bool,
+    /// The queues that its worker was started with.
+    pub queues: Vec<String>,
     /// Node name of its worker in Celery's events.
     pub node: String,
     /// Whether it consumes.
@@ -74,7 +93,30 @@ impl WorkerPod {
         // One that was ready for a while is not ready since then, not since its start.
         let changed = ready.and_then(|ready| Some(ready.last_transition_time.as_ref()?.0));
         let ready = ready.is_some_and(|ready| ready.status == "True");
+        let runs =
+            worker.is_some_and(|worker| worker.state.as_ref().is_some_and(|state| state.running.is_some()));
+        let is_scheduled = pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some());
+        let stage = match problem {
+            _ if !is_scheduled => Stage::Unscheduled,
+            Some(_) if !runs => Stage::Stuck,
+            _ if started => Stage::Running,
+            _ => Stage::Starting,
+        };
+        let since = pod.annotations().get(DRAINING_SINCE_ANNOTATION);
         Some(Self {
+            name: pod.name_any(),
+            uid: pod.uid().unwrap_or_default(),
+            resource_version: pod.resource_version().unwrap_or_default(),
+            replica_set: pod
+                .owner_references()
+                .iter()
+                .find(|owner| owner.controller == Some(true) && owner.kind == "ReplicaSet")
+                .map(|owner| owner.uid.clone()),
+            state: State::from_label(pod.labels().get(STATE_LABEL).map(String::as_str)),
+            draining_since: since.and_then(|since| since.parse().ok()),
+            stage,
+            disrupted: condition("DisruptionTarget").is_some_and(|disrupted| disrupted.status == "True"),
+            queues: queues(pod),
             node: node_name(&pod.name_any()),
             ready,
             started,
@@ -87,6 +129,23 @@ impl WorkerPod {
             problem,
         })
     }
+}
+
+impl WorkerPod {
+    /// Whether it can't have taken a task yet: workers say that they are there before they do.
+    fn is_starting(&self) -> bool {
+        !self.came_up && self.age < STARTING_AT_MOST
+    }
+}
+
+/// The queues that a worker is told to consume when it starts.
+fn queues(pod: &Pod) -> Vec<String> {
+    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    let worker = containers.into_iter().find(|container| container.name == WORKER_CONTAINER);
+    let mut variables = worker.into_iter().flat_map(|worker| worker.env.iter().flatten());
+    let queues = variables.find(|variable| variable.name == QUEUES_VARIABLE);
+    let names = queues.and_then(|variable| variable.value.as_deref()).unwrap_or_default();
+    names.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect()
 }
 
 fn container_problem(container: &ContainerStatus) -> Option<Problem> {
@@ -128,7 +187,10 @@ pub fn tasks(pods: &[WorkerPod], active: &HashMap<String, u32>) -> law::Tasks {
     for pod in pods {
         match active.get(&pod.node) {
             Some(running) => tasks.running += running,
-            None if pod.started && !pod.terminating => tasks.silent_workers += 1,
+            // One that leaves may be of Celery's solo pool, which says nothing during a task.
+            None if pod.started && !pod.terminating && !pod.state.is_leaving() && !pod.is_starting() => {
+                tasks.silent_workers += 1;
+            }
             None => {}
         }
     }
@@ -137,7 +199,7 @@ pub fn tasks(pods: &[WorkerPod], active: &HashMap<String, u32>) -> law::Tasks {
 
 /// The workers that are to take tasks. One that took tasks and isn't ready now still counts: the broker may be to blame.
 pub fn capacity(pods: &[WorkerPod]) -> law::Workers {
-    let staying = || pods.iter().filter(|pod| !pod.terminating);
+    let staying = || pods.iter().filter(|pod| !pod.terminating && !pod.state.is_leaving());
     law::Workers {
         consuming: count(staying().filter(|pod| pod.came_up).count()),
         starting: staying().filter(|pod| !pod.came_up).map(|pod| pod.age).collect(),
@@ -167,7 +229,8 @@ pub fn workers(pods: &[WorkerPod], deployment: Option<&Deployment>, now: Timesta
 
 /// When the first worker that runs without being ready will no longer count as starting, from now; nothing if there is none.
 pub fn starting_ends_in(pods: &[WorkerPod], now: Timestamp) -> Option<Duration> {
-    let starting = pods.iter().filter(|pod| !pod.terminating).filter_map(|pod| pod.not_ready_since);
+    let staying = pods.iter().filter(|pod| !pod.terminating && !pod.state.is_leaving());
+    let starting = staying.filter_map(|pod| pod.not_ready_since);
     starting
         .filter_map(|since| STARTING_AT_MOST.checked_sub(elapsed(since, now)))
         .filter(|left| !left.is_zero())
@@ -180,7 +243,8 @@ fn elapsed(since: Timestamp, now: Timestamp) -> Duration {
 }
 
 fn readiness_problem(pod: &WorkerPod, now: Timestamp) -> Option<Problem> {
-    if elapsed(pod.not_ready_since?, now) < STARTING_AT_MOST {
+    // A worker that takes no more tasks isn't ready, as it should be.
+    if pod.state.is_leaving() || elapsed(pod.not_ready_since?, now) < STARTING_AT_MOST {
         return None;
     }
     let name = pod.node.split_once('@').map_or(pod.node.as_str(), |(_, name)| name);
@@ -264,7 +328,7 @@ mod tests {
 
     #[test]
     fn worker_without_heartbeat_is_silent_not_idle() {
-        let cut_off = WorkerPod { ready: false, ..ready_pod("c") };
+        let cut_off = WorkerPod { ready: false, came_up: false, age: STARTING_AT_MOST, ..ready_pod("c") };
         let pods = [ready_pod("a"), ready_pod("b"), cut_off];
         let tasks = tasks(&pods, &HashMap::from([("celery@a".to_owned(), 1)]));
         assert_eq!((tasks.running, tasks.silent_workers), (1, 2));
@@ -272,7 +336,7 @@ mod tests {
 
     #[test]
     fn starting_workers_are_neither_silent_nor_busy() {
-        let starting = WorkerPod { ready: false, started: false, ..ready_pod("a") };
+        let starting = WorkerPod { ready: false, came_up: false, ..ready_pod("a") };
         assert_eq!(tasks(&[starting], &HashMap::new()), law::Tasks::default());
     }
 

@@ -20,6 +20,7 @@ fn stated(change: impl FnOnce(&mut World)) -> Vec<Stated> {
         claim: None,
         workers: Workers { pods: 1, ready: 1, problem: None },
         decision: by_law(1, law::Reason::Backlog),
+        protection: Protection::Guaranteed,
     };
     change(&mut world);
     conditions(&Facts {
@@ -29,6 +30,7 @@ fn stated(change: impl FnOnce(&mut World)) -> Vec<Stated> {
         claim: world.claim.as_ref(),
         workers: &world.workers,
         decision: &world.decision,
+        protection: world.protection,
     })
 }
 
@@ -38,6 +40,7 @@ struct World {
     claim: Option<Claim>,
     workers: Workers,
     decision: Decision,
+    protection: Protection,
 }
 
 /// Type, status and reason of a condition.
@@ -50,7 +53,7 @@ fn brief(stated: &[Stated], type_: &str) -> (&'static str, Reason) {
 fn all_is_well() {
     let all = stated(|_| {});
     let types: Vec<_> = all.iter().map(|stated| stated.type_).collect();
-    assert_eq!(types, [READY, BROKER_REACHABLE, QUEUES_DECLARED, WORKERS_AVAILABLE, SCALING_ACTIVE]);
+    assert_eq!(types, CONDITIONS);
     assert!(all.iter().all(|stated| stated.status == "True" && !stated.is_warning()));
 }
 

@@ -1,0 +1,311 @@
+//! The effects of the [plan](crate::plan::drain) to take workers away: labels on their pods, orders to their workers.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+use futures_util::{FutureExt as _, StreamExt as _, stream};
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Api, Patch, PatchParams};
+use kube::{Resource as _, ResourceExt as _};
+use serde_json::{Value, json};
+
+use super::Error;
+use super::context::{Context, Memory, reference};
+use super::events::{News, publish};
+use super::observe::Observed;
+use crate::api::v1alpha1::{OnDrainTimeout, TaskQueue};
+use crate::broker::{Order, OrderKind};
+use crate::plan::changes::replicas;
+use crate::plan::drain::{self, Activity, Plan, ReplicaSet, Situation, State, Step, plan};
+use crate::plan::metadata::{DELETION_COST_ANNOTATION, DRAINING_SINCE_ANNOTATION, OPERATOR, STATE_LABEL};
+use crate::plan::reason::Reason;
+use crate::plan::status::BrokerState;
+use crate::plan::workers::WorkerPod;
+
+/// Patches under way at a time.
+const CONCURRENCY: usize = 16;
+
+/// The lowest deletion cost there is: of two workers that may both go, the drained one goes.
+const LOWEST_COST: &str = "-2147483648";
+
+/// What draining came to.
+pub(super) struct Drained {
+    /// Replicas that the Deployment is to ask for.
+    pub(super) replicas: u16,
+    /// A label could not be written because there is something newer.
+    pub(super) is_outdated: bool,
+    /// A label could not be written.
+    pub(super) error: Option<Error>,
+}
+
+/// The pods of a TaskQueue as the plan sees them.
+pub(super) struct Workers {
+    pods: Vec<drain::Pod>,
+    replica_sets: Vec<ReplicaSet>,
+    replicas: u16,
+    can_tell: bool,
+}
+
+impl Workers {
+    /// Puts together what is known of the pods, and states again what their workers are told.
+    pub(super) fn new(task_queue: &TaskQueue, observed: &Observed, context: &Context) -> Self {
+        let orders = orders(&observed.pods, |pod| pod.state);
+        let obeyed = context.hub.order(&reference(task_queue), orders, Instant::now());
+        let now = Timestamp::now();
+        let pods = observed.pods.iter().filter(|pod| !pod.terminating);
+        Self {
+            pods: pods.filter_map(|pod| candidate(pod, &observed.activity, &obeyed, now)).collect(),
+            replica_sets: context.replica_sets(&reference(task_queue)),
+            replicas: observed.deployment.as_ref().map(replicas).unwrap_or_default(),
+            can_tell: observed.broker == BrokerState::Connected,
+        }
+    }
+
+    /// Workers that count: those that the Deployment asks for and that aren't on their way out.
+    pub(super) fn counting(&self, task_queue: &TaskQueue) -> u16 {
+        drain::counting(&self.situation(task_queue, None))
+    }
+
+    fn situation(&self, task_queue: &TaskQueue, wanted: Option<u16>) -> Situation<'_> {
+        Situation {
+            pods: &self.pods,
+            replica_sets: &self.replica_sets,
+            replicas: self.replicas,
+            wanted,
+            can_tell: self.can_tell,
+            drain_timeout: Duration::from_secs(task_queue.spec.worker.drain_timeout_seconds.into()),
+            force: task_queue.spec.scaling.scale_down.on_drain_timeout == OnDrainTimeout::Force,
+        }
+    }
+
+    /// Takes the next step with each worker, so that there will be `wanted` of them.
+    pub(super) async fn drain(
+        &mut self,
+        task_queue: &TaskQueue,
+        wanted: Option<u16>,
+        observed: &Observed,
+        memory: &mut Memory,
+        context: &Context,
+    ) -> Drained {
+        count_interrupted(self, observed, memory, context);
+        let Plan { steps, overdue } = plan(&self.situation(task_queue, wanted));
+        tell_overdue(task_queue, overdue, memory, context).await;
+        let mut drained = Drained { replicas: 0, is_outdated: false, error: None };
+        let pods = Api::namespaced(context.client.clone(), &task_queue.namespace().unwrap_or_default());
+        let mut taking = Vec::new();
+        for pod in &observed.pods {
+            if let Some(step) = steps.get(&pod.name).copied() {
+                let labelling = label(&pods, pod, step, context);
+                taking.push(async move { (pod, step, labelling.await) }.boxed());
+            }
+        }
+        let mut taken = stream::iter(taking).buffer_unordered(CONCURRENCY);
+        let mut failed = HashSet::new();
+        while let Some((pod, step, result)) = taken.next().await {
+            match result {
+                Ok(Labelled::Done) => {
+                    tracing::info!(pod = pod.name, state = ?step.state(), forced = step == Step::Force, "worker");
+                    self.taken(&pod.name, step, context);
+                }
+                Ok(Labelled::Outdated) => {
+                    drained.is_outdated = true;
+                    failed.insert(pod.name.as_str());
+                }
+                Err(source) => {
+                    failed.insert(pod.name.as_str());
+                    drained.error = Some(Error::LabelPod { name: pod.name.clone(), source });
+                }
+            }
+        }
+        let state = |pod: &WorkerPod| match steps.get(&pod.name) {
+            Some(step) if !failed.contains(pod.name.as_str()) => step.state(),
+            _ => pod.state,
+        };
+        context.hub.order(&reference(task_queue), orders(&observed.pods, state), Instant::now());
+        drained.replicas = drain::replicas(&self.situation(task_queue, wanted));
+        let leaving = self.pods.iter().filter(|pod| pod.state.is_leaving()).count();
+        let labels = [task_queue.namespace().unwrap_or_default(), task_queue.name_any()];
+        context
+            .metrics
+            .leaving
+            .with_label_values(&labels)
+            .set(i64::try_from(leaving).unwrap_or(i64::MAX) as f64);
+        drained
+    }
+
+    /// Notes a step that was taken.
+    fn taken(&mut self, name: &str, step: Step, context: &Context) {
+        let Some(pod) = self.pods.iter_mut().find(|pod| pod.name == name) else { return };
+        match step {
+            Step::Mark if pod.state == State::Draining => {
+                context.metrics.drain_duration.observe(pod.draining_for.as_secs_f64());
+            }
+            Step::Force if !matches!(pod.activity, Activity::Idle { .. }) => {
+                context.metrics.interrupted_tasks.inc();
+            }
+            _ => {}
+        }
+        pod.state = step.state();
+    }
+}
+
+fn candidate(
+    pod: &WorkerPod,
+    activity: &HashMap<String, Activity>,
+    obeyed: &HashSet<String>,
+    now: Timestamp,
+) -> Option<drain::Pod> {
+    let draining_for = pod.draining_since.map(|since| now.duration_since(since));
+    Some(drain::Pod {
+        name: pod.name.clone(),
+        replica_set: pod.replica_set.clone()?,
+        state: pod.state,
+        draining_for: draining_for.and_then(|time| Duration::try_from(time).ok()).unwrap_or_default(),
+        stage: pod.stage,
+        activity: activity.get(&pod.node).copied().unwrap_or(Activity::Silent),
+        confirmed: obeyed.contains(&pod.node),
+    })
+}
+
+/// What workers are told, by their labels.
+fn orders(pods: &[WorkerPod], state: impl Fn(&WorkerPod) -> State) -> BTreeMap<String, Order> {
+    let order = |pod: &WorkerPod| {
+        let kind = match state(pod) {
+            State::Serving => return None,
+            State::Draining | State::Drained => OrderKind::Drain,
+            State::Resuming => OrderKind::Resume,
+        };
+        Some((pod.node.clone(), Order { kind, queues: pod.queues.clone() }))
+    };
+    pods.iter().filter(|pod| !pod.terminating).filter_map(order).collect()
+}
+
+/// What writing a label came to.
+enum Labelled {
+    Done,
+    /// There is a newer version of the pod, or none any more, or it is about to go.
+    Outdated,
+}
+
+/// Writes the label of a step, if the pod is still as it was seen.
+async fn label(
+    pods: &Api<Pod>,
+    pod: &WorkerPod,
+    step: Step,
+    context: &Context,
+) -> Result<Labelled, kube::Error> {
+    let parameters = PatchParams { field_manager: Some(OPERATOR.to_owned()), ..PatchParams::default() };
+    match pods.patch(&pod.name, &parameters, &Patch::Merge(patch(pod, step, Timestamp::now()))).await {
+        Ok(written) => {
+            let is_going = written.metadata.deletion_timestamp.is_some();
+            // The watch will show it later. What it shows until then is older, and not taken in.
+            context.update_pod(&written);
+            Ok(if is_going { Labelled::Outdated } else { Labelled::Done })
+        }
+        Err(kube::Error::Api(status)) if status.is_conflict() || status.is_not_found() => {
+            Ok(Labelled::Outdated)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// The label and what goes with it, with what must not have changed since.
+fn patch(pod: &WorkerPod, step: Step, now: Timestamp) -> Value {
+    let state = step.state();
+    let since = match (state, pod.draining_since) {
+        (State::Draining | State::Drained, Some(since)) if pod.state == State::Draining => Some(since),
+        (State::Draining, _) => Some(now),
+        _ => None,
+    };
+    json!({"metadata": {
+        "uid": pod.uid,
+        "resourceVersion": pod.resource_version,
+        "labels": {STATE_LABEL: state.label()},
+        "annotations": {
+            DRAINING_SINCE_ANNOTATION: since.map(|since| since.to_string()),
+            DELETION_COST_ANNOTATION: (state == State::Drained).then_some(LOWEST_COST),
+        },
+    }})
+}
+
+/// Counts the tasks on workers that scale-in has just taken away though they weren't drained.
+fn count_interrupted(workers: &Workers, observed: &Observed, memory: &mut Memory, context: &Context) {
+    for pod in observed.pods.iter().filter(|pod| pod.terminating && memory.staying.contains(&pod.name)) {
+        let busy = matches!(observed.activity.get(&pod.node), Some(Activity::Busy { .. }));
+        let of = workers.replica_sets.iter().find(|set| Some(&set.uid) == pod.replica_set.as_ref());
+        let left = workers.pods.iter().filter(|left| Some(&left.replica_set) == pod.replica_set.as_ref());
+        // With this one there were too many: it was scale-in, and not somebody who deleted a pod, which is made anew.
+        let is_scale_in = of.is_some_and(|set| left.count() >= usize::from(set.replicas));
+        if busy && is_scale_in && pod.state != State::Drained && !pod.disrupted {
+            tracing::warn!(pod = pod.name, "scale-in has taken away a worker with a task");
+            context.metrics.interrupted_tasks.inc();
+        }
+    }
+    memory.staying = workers.pods.iter().map(|pod| pod.name.clone()).collect();
+}
+
+/// Tells once of each worker that takes longer than the drain timeout.
+async fn tell_overdue(task_queue: &TaskQueue, overdue: Vec<String>, memory: &mut Memory, context: &Context) {
+    for name in overdue.iter().filter(|name| !memory.overdue.contains(*name)) {
+        context.metrics.drain_timeouts.inc();
+        let seconds = task_queue.spec.worker.drain_timeout_seconds;
+        let note = format!(
+            "worker {name} was told to take no more tasks over {seconds} s ago and is not done: its task may hang, or it does not \
+             answer. It stays until then; spec.scaling.scaleDown.onDrainTimeout: Force gives such workers up"
+        );
+        tracing::warn!(pod = name, seconds, "worker is not drained in time");
+        let news =
+            News { warning: true, reason: Reason::DrainTimeout, action: "Drain".to_owned(), note: &note };
+        publish(&task_queue.object_ref(&()), context, news).await;
+    }
+    memory.overdue = overdue.into_iter().collect();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(state: State) -> WorkerPod {
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {"name": "a", "uid": "1", "resourceVersion": "7"},
+        }))
+        .unwrap();
+        WorkerPod { state, ..WorkerPod::new(&pod).unwrap() }
+    }
+
+    #[test]
+    fn a_label_is_written_on_what_was_seen_only() {
+        let now = Timestamp::UNIX_EPOCH;
+        let patch = patch(&pod(State::Serving), Step::Drain, now);
+        let metadata = &patch["metadata"];
+        assert_eq!((&metadata["uid"], &metadata["resourceVersion"]), (&json!("1"), &json!("7")));
+        assert_eq!(metadata["labels"], json!({"soloist.dev/state": "draining"}));
+        assert_eq!(metadata["annotations"]["soloist.dev/draining-since"], "1970-01-01T00:00:00Z");
+    }
+
+    #[test]
+    fn a_mark_makes_a_pod_the_first_to_go_and_a_resumed_one_has_nothing_left_of_it() {
+        let now = Timestamp::UNIX_EPOCH;
+        let marked = patch(&pod(State::Draining), Step::Mark, now);
+        assert_eq!(marked["metadata"]["labels"], json!({"soloist.dev/state": "drained"}));
+        let cost = "controller.kubernetes.io/pod-deletion-cost";
+        assert_eq!(marked["metadata"]["annotations"][cost], "-2147483648");
+        let resumed = patch(&pod(State::Drained), Step::Resume, now);
+        assert_eq!(resumed["metadata"]["annotations"][cost], Value::Null);
+        assert_eq!(
+            patch(&pod(State::Resuming), Step::Serve, now)["metadata"]["labels"][STATE_LABEL],
+            Value::Null
+        );
+    }
+
+    #[test]
+    fn workers_are_told_what_their_labels_say() {
+        let told =
+            |state| orders(&[pod(state)], |pod| pod.state).into_values().next().map(|order| order.kind);
+        assert_eq!(told(State::Serving), None);
+        assert_eq!(told(State::Draining), Some(OrderKind::Drain));
+        assert_eq!(told(State::Drained), Some(OrderKind::Drain));
+        assert_eq!(told(State::Resuming), Some(OrderKind::Resume));
+    }
+}

@@ -1,0 +1,81 @@
+//! Whether the API server itself keeps Kubernetes from deleting workers that aren't drained: the ValidatingAdmissionPolicy of the chart.
+
+use std::time::Duration;
+
+use futures_util::stream::{self, StreamExt as _};
+use k8s_openapi::api::admissionregistration::v1::{
+    ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
+};
+use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::{Api, Client};
+use tokio::sync::watch;
+
+use crate::plan::metadata::SCALE_IN_POLICY;
+use crate::plan::status::Protection;
+
+/// Wait before asking again what was forbidden.
+const FORBIDDEN: Duration = Duration::from_secs(300);
+
+enum Seen {
+    Policy(bool),
+    Binding(bool),
+}
+
+/// Keeps `protection` true for ever.
+pub(super) async fn watch(client: &Client, protection: &watch::Sender<Protection>) {
+    loop {
+        let error = follow(client, protection).await;
+        if is_forbidden(&error) {
+            set(protection, Protection::Unknown);
+            tokio::time::sleep(FORBIDDEN).await;
+        }
+    }
+}
+
+/// Follows policy and binding until one of them can't be read.
+async fn follow(client: &Client, protection: &watch::Sender<Protection>) -> watcher::Error {
+    let policy =
+        watcher::watch_object(Api::<ValidatingAdmissionPolicy>::all(client.clone()), SCALE_IN_POLICY)
+            .default_backoff()
+            .map(|seen| seen.map(|policy| Seen::Policy(policy.is_some())));
+    let bindings = Api::<ValidatingAdmissionPolicyBinding>::all(client.clone());
+    let binding = watcher::watch_object(bindings, SCALE_IN_POLICY)
+        .default_backoff()
+        .map(|seen| seen.map(|binding| Seen::Binding(binding.as_ref().is_some_and(denies))));
+    let mut both = std::pin::pin!(stream::select(policy, binding));
+    let (mut has_policy, mut has_binding) = (None, None);
+    while let Some(seen) = both.next().await {
+        match seen {
+            Ok(Seen::Policy(there)) => has_policy = Some(there),
+            Ok(Seen::Binding(there)) => has_binding = Some(there),
+            Err(error) if is_forbidden(&error) => return error,
+            Err(error) => {
+                tracing::debug!(%error, "can't look for the scale-in policy");
+                continue;
+            }
+        }
+        if let (Some(policy), Some(binding)) = (has_policy, has_binding) {
+            set(protection, if policy && binding { Protection::Guaranteed } else { Protection::Missing });
+        }
+    }
+    watcher::Error::NoResourceVersion
+}
+
+fn set(protection: &watch::Sender<Protection>, now: Protection) {
+    protection.send_if_modified(|before| std::mem::replace(before, now) != now);
+}
+
+/// Whether a binding makes its policy deny, rather than warn or audit.
+fn denies(binding: &ValidatingAdmissionPolicyBinding) -> bool {
+    let actions = binding.spec.as_ref().and_then(|spec| spec.validation_actions.as_ref());
+    actions.is_some_and(|actions| actions.iter().any(|action| action == "Deny"))
+}
+
+fn is_forbidden(error: &watcher::Error) -> bool {
+    let (watcher::Error::InitialListFailed(kube::Error::Api(status))
+    | watcher::Error::WatchStartFailed(kube::Error::Api(status))) = error
+    else {
+        return false;
+    };
+    status.is_forbidden()
+}
