@@ -64,6 +64,15 @@ redis.call("SET", KEYS[1], "done", "EX", ARGV[2])
 return 1
 "#;
 
+/// Expects one more part, unless that part was added before.
+///
+/// KEYS: P.a P.t; ARGV: task id, expiry.
+const ADD: &str = r#"
+if redis.call("SADD", KEYS[1], ARGV[1]) == 1 then redis.call("INCR", KEYS[2]) end
+for index = 1, 2 do redis.call("EXPIRE", KEYS[index], ARGV[2]) end
+return 1
+"#;
+
 /// What a member of a chord's header came to.
 #[derive(Clone, Debug)]
 pub struct ChordPart {
@@ -189,6 +198,18 @@ impl RedisResults {
             3 => ChordProgress::Done,
             _ => ChordProgress::Waiting,
         })
+    }
+
+    /// Lets a chord wait for one more part, before that is published. Adding a part again changes nothing.
+    ///
+    /// # Errors
+    /// When Redis can't be reached.
+    pub async fn add_to_chord(&self, group_id: &str, task_id: &str) -> Result<(), StoreError> {
+        let keys = Keys::of(group_id);
+        let script = Script::new(ADD);
+        let mut add = script.prepare_invoke();
+        add.key(keys.get("a")).key(keys.get("t")).arg(task_id).arg(EXPIRES_SECONDS);
+        self.chord_script::<i64>(&add, "add to a chord").await.map(drop)
     }
 
     /// The results of all parts, in the header's order and structure.
