@@ -220,17 +220,21 @@ fn choose(
             && history.wanted.is_noise(held.into(), wanted.into(), step(terms, policy), now);
         return if noise { (held, Reason::Steady) } else { (wanted, Reason::of(wanted, terms, policy)) };
     }
-    if let Some(doubt) = observation.doubt() {
+    let doubt = observation.doubt();
+    if doubt == Some(Reason::BacklogUnknown) {
         let unknown_for = history.known_at.map_or(Duration::ZERO, |at| now.duration_since(at));
         return match policy.fallback {
-            Some(fallback) if doubt == Reason::BacklogUnknown && unknown_for >= fallback.after => {
+            Some(fallback) if unknown_for >= fallback.after => {
                 (policy.bounded(fallback.replicas.into()).max(held), Reason::Fallback)
             }
-            _ => (held, doubt),
+            _ => (held, Reason::BacklogUnknown),
         };
     }
-    if wanted >= held {
-        return (held, Reason::Steady);
+    if let Some(doubt) = doubt.filter(|_| history.is_long_in_doubt(now)) {
+        return (held, doubt);
+    }
+    if wanted == held {
+        return (held, Reason::of(held, terms, policy));
     }
     let window = Duration::from_secs_f64(terms.window_seconds);
     if policy.bounded(terms.wanted_within_window) >= held || !history.wanted.may_lower(now, window) {
@@ -243,7 +247,12 @@ fn choose(
         policy.min.into(),
         step(terms, policy),
     ));
-    if lowered < held { (lowered, Reason::of(lowered, terms, policy)) } else { (held, Reason::Steady) }
+    match doubt {
+        _ if lowered >= held => (held, Reason::Steady),
+        Some(doubt) => (held, doubt),
+        None if lowered > wanted => (lowered, Reason::Stabilizing),
+        None => (lowered, Reason::of(lowered, terms, policy)),
+    }
 }
 
 /// The smallest part of the workers by which their number is changed at once.

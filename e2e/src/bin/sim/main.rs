@@ -27,6 +27,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
+use jiff::Timestamp;
 use serde_json::json;
 use soloist_operator::plan::law::{Goal, Policy};
 
@@ -48,9 +49,9 @@ struct Arguments {
     /// Runs of each load, with other random numbers each
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=1000))]
     seeds: u64,
-    /// How long tasks may wait
-    #[arg(long, default_value_t = 5.0)]
-    max_wait_seconds: f64,
+    /// How long tasks may wait; 5 s if nothing is said
+    #[arg(long, conflicts_with = "task_queue")]
+    max_wait_seconds: Option<f64>,
     /// Only the load of this name; loads with faults, too, can be named
     #[arg(long)]
     load: Option<String>,
@@ -60,9 +61,13 @@ struct Arguments {
     /// What tasks take on average, in seconds, if the trace doesn't say
     #[arg(long, default_value_t = 1.0)]
     service_seconds: f64,
-    /// A TaskQueue (YAML) to take bounds and goal from
+    /// A TaskQueue (YAML) to take spec.scaling from
     #[arg(long)]
     task_queue: Option<PathBuf>,
+    /// When the load begins, for the TaskQueue's schedules, such as 2026-11-23T07:00:00Z. A trace whose times are Unix times says it
+    /// itself
+    #[arg(long, requires = "task_queue")]
+    begins: Option<Timestamp>,
     /// Print each change of the number of workers, with its reason (first seed)
     #[arg(long)]
     decisions: bool,
@@ -71,10 +76,13 @@ struct Arguments {
     pictures: PathBuf,
 }
 
+/// Short enough for the autoscalers to differ: a worker takes about that long to start.
+const DEFAULT_WAIT_SECONDS: f64 = 5.0;
+
 fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
     ensure!(
-        arguments.max_wait_seconds >= 0.0 && arguments.max_wait_seconds.is_finite(),
+        arguments.max_wait_seconds.is_none_or(|wait| wait >= 0.0 && wait.is_finite()),
         "--max-wait-seconds must not be negative"
     );
     std::fs::create_dir_all(&arguments.pictures)
@@ -82,9 +90,12 @@ fn main() -> Result<ExitCode> {
     let whole = arguments.load.is_none() && arguments.trace.is_none() && arguments.task_queue.is_none();
     let scenarios = scenarios(&arguments)?;
     let mut comparisons = Vec::new();
-    for scenario in &scenarios {
-        let policy = policy(&arguments, scenario.max)?;
-        let scenario = Scenario { max: policy.max, ..scenario.clone() };
+    let mut max_wait_seconds = None;
+    for scenario in scenarios {
+        let (policy, scenario) = prepare(&arguments, scenario)?;
+        if let Goal::MaxWaitSeconds(wait) = policy.goal {
+            max_wait_seconds = Some(wait);
+        }
         let comparison = Comparison::of(&scenario, policy, arguments.seeds);
         comparison.print(&scenario.about);
         if whole {
@@ -108,7 +119,7 @@ fn main() -> Result<ExitCode> {
         json!({
             "sim": "autoscalers",
             "seeds": arguments.seeds,
-            "max_wait_seconds": arguments.max_wait_seconds,
+            "max_wait_seconds": max_wait_seconds,
             "goals_met": met,
             "lowered_in_doubt": lowered_in_doubt,
             "loads": comparisons,
@@ -133,14 +144,17 @@ fn scenarios(arguments: &Arguments) -> Result<Vec<Scenario>> {
     Ok(scenarios)
 }
 
-fn policy(arguments: &Arguments, max: u16) -> Result<Policy> {
-    match &arguments.task_queue {
-        None => Ok(suite::policy(Goal::MaxWaitSeconds(arguments.max_wait_seconds), max)),
-        Some(path) => {
-            let yaml = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
-            task_queue::policy(&yaml, arguments.max_wait_seconds)
-        }
-    }
+/// The policy on a load, and the load with what the TaskQueue says about it, if there is one.
+fn prepare(arguments: &Arguments, scenario: Scenario) -> Result<(Policy, Scenario)> {
+    let Some(path) = &arguments.task_queue else {
+        let goal = Goal::MaxWaitSeconds(arguments.max_wait_seconds.unwrap_or(DEFAULT_WAIT_SECONDS));
+        return Ok((suite::policy(goal, scenario.max), scenario));
+    };
+    let yaml = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+    let begins = arguments.begins.unwrap_or(scenario.begins);
+    let (policy, schedules) =
+        task_queue::policy(&yaml, begins).with_context(|| format!("read {}", path.display()))?;
+    Ok((policy, Scenario { max: policy.max, schedules: Some(schedules), ..scenario }))
 }
 
 /// Each change of the first seed, with its reason.
@@ -159,7 +173,7 @@ fn faults(arguments: &Arguments) -> Result<u32> {
     println!("{} {:>9}", report::head("  "), "in doubt");
     let mut lowered = 0;
     for scenario in std::iter::once(suite::step()).chain(suite::faults()) {
-        let policy = policy(arguments, scenario.max)?;
+        let (policy, scenario) = prepare(arguments, scenario)?;
         let outcomes: Vec<Outcome> = (0..arguments.seeds)
             .map(|seed| suite::run(&scenario, Contender::Soloist(policy), seed, Log::default()))
             .collect();

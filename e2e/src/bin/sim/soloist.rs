@@ -11,6 +11,8 @@ use soloist_operator::plan::law::{self, Decision, History, Observation, Policy, 
 use crate::engine::{Autoscaler, ScaleIn, Wish, World};
 use crate::faults::Faults;
 use crate::random::Random;
+use crate::suite::Scenario;
+use crate::task_queue::Schedules;
 
 /// Between observations while there is something to do, and while there is not.
 const ACTIVE_SECONDS: f64 = 1.0;
@@ -21,6 +23,7 @@ const REPORT_SECONDS: f64 = 0.5;
 /// The control law with its observations.
 pub(crate) struct Soloist {
     policy: Policy,
+    schedules: Option<Schedules>,
     history: History,
     epoch: Instant,
     faults: Faults,
@@ -36,12 +39,13 @@ pub(crate) struct Soloist {
 pub(crate) type Log = Rc<RefCell<Vec<(f64, Decision)>>>;
 
 impl Soloist {
-    pub(crate) fn new(policy: Policy, faults: Faults, seed: u64, log: Log) -> Self {
+    pub(crate) fn new(policy: Policy, scenario: &Scenario, seed: u64, log: Log) -> Self {
         Self {
             policy,
+            schedules: scenario.schedules.clone(),
             history: History::default(),
             epoch: Instant::now(),
-            faults,
+            faults: scenario.faults.clone(),
             chances: Random::new(seed, "observations"),
             started: 0,
             reports: VecDeque::new(),
@@ -107,8 +111,10 @@ impl Autoscaler for Soloist {
             || self.faults.in_doubt(now)
             || !matches!(observation.backlog, Backlog::Fresh { .. });
         let history = std::mem::take(&mut self.history);
+        let policy =
+            self.schedules.as_ref().map_or(self.policy, |schedules| schedules.apply(self.policy, now));
         let (decision, history) =
-            law::decide(&observation, history, &self.policy, self.epoch + Duration::from_secs_f64(now));
+            law::decide(&observation, history, &policy, self.epoch + Duration::from_secs_f64(now));
         self.history = history;
         let replicas = decision.replicas;
         if replicas != world.asked_for() {

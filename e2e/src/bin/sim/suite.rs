@@ -2,7 +2,8 @@
 
 use std::num::NonZeroU32;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use jiff::Timestamp;
 use soloist_operator::plan::law::{Goal, Policy};
 
 use crate::baselines::{Fixed, Proportional};
@@ -12,6 +13,7 @@ use crate::keda::{Keda, Settings};
 use crate::load::Shape;
 use crate::random::Duration;
 use crate::soloist::{Log, Soloist};
+use crate::task_queue::Schedules;
 use crate::trace;
 
 /// Pod created to first consume: most are as quick as pods are whose image is on the node, some are not. The 95th percentile is 5.8 s.
@@ -30,6 +32,10 @@ pub(crate) struct Scenario {
     pub(crate) max: u16,
     pub(crate) faults: Faults,
     pub(crate) outages: Vec<Outage>,
+    /// When it begins.
+    pub(crate) begins: Timestamp,
+    /// Bounds that change with the time, of Soloist only.
+    pub(crate) schedules: Option<Schedules>,
 }
 
 impl Scenario {
@@ -43,6 +49,8 @@ impl Scenario {
             max: 100,
             faults: Faults::default(),
             outages: Vec::new(),
+            begins: Timestamp::UNIX_EPOCH,
+            schedules: None,
         }
     }
 
@@ -54,10 +62,11 @@ impl Scenario {
 
     /// A load that was recorded.
     pub(crate) fn recorded(name: &str, about: &str, csv: &str, service: Duration) -> Result<Self> {
-        let arrivals = trace::parse(csv, service)?;
+        let (first, arrivals) = trace::parse(csv, service)?;
+        let begins = Timestamp::from_second(first as i64).context("read the first time of the trace")?;
         let end = arrivals.last().map_or(0.0, |arrival| arrival.at);
         // Half an hour more, to see what an autoscaler does when it is over.
-        Ok(Self::new(name, about, Shape::Trace(arrivals), service, end + HOUR / 2.0))
+        Ok(Self { begins, ..Self::new(name, about, Shape::Trace(arrivals), service, end + HOUR / 2.0) })
     }
 }
 
@@ -190,7 +199,7 @@ pub(crate) enum Contender {
 impl Contender {
     fn make(self, scenario: &Scenario, seed: u64, log: Log) -> Box<dyn Autoscaler> {
         match self {
-            Self::Soloist(policy) => Box::new(Soloist::new(policy, scenario.faults.clone(), seed, log)),
+            Self::Soloist(policy) => Box::new(Soloist::new(policy, scenario, seed, log)),
             Self::Keda(settings) => Box::new(Keda::new(settings, seed)),
             Self::Proportional(target) => {
                 Box::new(Proportional { target, interval: 15.0, max: scenario.max })

@@ -1,74 +1,101 @@
 //! A TaskQueue's YAML as a policy: what would it do?
 
-use std::num::NonZeroU32;
-use std::time::Duration;
-
 use anyhow::{Context, Result, ensure};
-use serde_yaml::Value;
-use soloist_operator::api::v1alpha1::TaskQueue;
-use soloist_operator::plan::law::{Goal, Policy};
+use jiff::{SignedDuration, Timestamp};
+use serde::Deserialize;
+use soloist_operator::api::v1alpha1::{ScalingSpec, TaskQueue};
+use soloist_operator::plan::autoscaler;
+use soloist_operator::plan::law::Policy;
+use soloist_operator::plan::schedule::Bounds;
 
-/// The policy of a TaskQueue, with `otherwise` for a wait that it doesn't state.
-pub(crate) fn policy(yaml: &str, otherwise: f64) -> Result<Policy> {
-    let document: Value = serde_yaml::from_str(yaml).context("read the TaskQueue")?;
-    let task_queue: TaskQueue = serde_yaml::from_value(document.clone()).context("read the TaskQueue")?;
-    let scaling = &task_queue.spec.scaling;
-    // What the API server would fill in is not what the user said.
-    let written = |path: &[&str]| {
-        let start = document.get("spec")?.get("scaling")?;
-        path.iter().try_fold(start, |value, field| value.get(*field))?.as_f64()
-    };
-    let goal = match (written(&["maxWaitSeconds"]), scaling.tasks_per_worker.and_then(NonZeroU32::new)) {
-        (Some(wait), _) => Goal::MaxWaitSeconds(wait),
-        (None, Some(tasks)) => Goal::TasksPerWorker(tasks),
-        (None, None) => Goal::MaxWaitSeconds(otherwise),
-    };
+/// Bounds that change with the time of day.
+#[derive(Clone, Debug)]
+pub(crate) struct Schedules {
+    scaling: ScalingSpec,
+    begins: Timestamp,
+}
+
+impl Schedules {
+    /// The same policy with the bounds that hold `seconds` after the beginning.
+    pub(crate) fn apply(&self, policy: Policy, seconds: f64) -> Policy {
+        let now = self.begins + SignedDuration::from_millis((seconds * 1000.0) as i64);
+        let Bounds { min, max, .. } = Bounds::at(now, &self.scaling);
+        Policy { min, max, ..policy }
+    }
+}
+
+/// The policy of a TaskQueue, the first one if the file has other objects too, and its schedules, counted from `begins`.
+pub(crate) fn policy(yaml: &str, begins: Timestamp) -> Result<(Policy, Schedules)> {
+    let documents = serde_yaml::Deserializer::from_str(yaml).map(serde_yaml::Value::deserialize);
+    let documents = documents.collect::<Result<Vec<_>, _>>().context("read the file")?;
+    let document = documents
+        .into_iter()
+        .find(|document| document.get("kind").is_some_and(|kind| kind == "TaskQueue"))
+        .context("there is no TaskQueue in the file")?;
+    let task_queue: TaskQueue = serde_yaml::from_value(document).context("read the TaskQueue")?;
+    let scaling = task_queue.spec.scaling.clone();
     ensure!(
         scaling.min_replicas <= scaling.max_replicas,
         "scaling.minReplicas may not be greater than scaling.maxReplicas"
     );
-    Ok(Policy {
-        min: scaling.min_replicas,
-        max: scaling.max_replicas,
-        goal,
-        stabilization: written(&["scaleDown", "stabilizationSeconds"]).map(Duration::from_secs_f64),
-        fallback: None,
-    })
+    ensure!(
+        scaling.max_wait_seconds.is_none() || scaling.tasks_per_worker.is_none(),
+        "scaling.maxWaitSeconds and scaling.tasksPerWorker exclude each other"
+    );
+    let autoscaler::Policy { law, problem, .. } = autoscaler::Policy::new(&task_queue.spec, false, begins);
+    if let Some(problem) = problem {
+        anyhow::bail!(problem);
+    }
+    let bounds = Policy { min: scaling.min_replicas, max: scaling.max_replicas, ..law };
+    Ok((bounds, Schedules { scaling, begins }))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU32;
+    use std::time::Duration;
+
+    use soloist_operator::plan::law::Goal;
+
     use super::*;
 
-    fn read(scaling: &str) -> Result<Policy> {
+    fn read(scaling: &str) -> Result<(Policy, Schedules)> {
         let yaml = format!(
-            "apiVersion: soloist.dev/v1alpha1\nkind: TaskQueue\nmetadata: {{name: red}}\nspec:\n  broker: {{secretRef: {{name: rabbitmq}}}}\n  worker: {{image: worker}}\n  scaling: {{{scaling}}}\n"
+            "kind: Secret\n---\napiVersion: soloist.dev/v1alpha1\nkind: TaskQueue\nmetadata: {{name: red}}\nspec:\n  broker: {{secretRef: {{name: rabbitmq}}}}\n  worker: {{image: worker}}\n  scaling: {{{scaling}}}\n"
         );
-        policy(&yaml, 5.0)
+        policy(&yaml, "2026-11-23T07:00:00Z".parse()?)
     }
 
     #[test]
-    fn takes_bounds_and_goal() {
-        let goal = |scaling| read(scaling).unwrap().goal;
-        assert_eq!(goal("maxReplicas: 20"), Goal::MaxWaitSeconds(5.0));
-        assert_eq!(goal("maxReplicas: 20, maxWaitSeconds: 30"), Goal::MaxWaitSeconds(30.0));
-        assert_eq!(
-            goal("maxReplicas: 20, tasksPerWorker: 10"),
-            Goal::TasksPerWorker(NonZeroU32::new(10).unwrap())
-        );
-        let policy = read("minReplicas: 2, maxReplicas: 20").unwrap();
-        assert_eq!((policy.min, policy.max, policy.stabilization), (2, 20, None));
-    }
-
-    #[test]
-    fn takes_a_stabilization_that_was_written() {
-        let policy = read("maxReplicas: 20, scaleDown: {stabilizationSeconds: 45}").unwrap();
+    fn takes_bounds_goal_and_window_as_the_operator_does() {
+        let goal = |scaling| read(scaling).unwrap().0.goal;
+        assert_eq!(goal("maxReplicas: 20"), Goal::MaxWaitSeconds(30.0));
+        assert_eq!(goal("maxReplicas: 20, maxWaitSeconds: 5"), Goal::MaxWaitSeconds(5.0));
+        let tens = Goal::TasksPerWorker(NonZeroU32::new(10).unwrap());
+        assert_eq!(goal("maxReplicas: 20, tasksPerWorker: 10"), tens);
+        let policy =
+            read("minReplicas: 2, maxReplicas: 20, scaleDown: {stabilizationSeconds: 45}").unwrap().0;
+        assert_eq!((policy.min, policy.max), (2, 20));
         assert_eq!(policy.stabilization, Some(Duration::from_secs(45)));
+    }
+
+    #[test]
+    fn schedules_count_from_the_beginning() {
+        let (policy, schedules) =
+            read("maxReplicas: 20, schedules: [{cron: 0 8 * * *, durationSeconds: 3600, minReplicas: 5}]")
+                .unwrap();
+        assert_eq!(policy.min, 0);
+        let min = |seconds| schedules.apply(policy, seconds).min;
+        assert_eq!([0.0, 3599.0, 3600.0, 7199.0, 7200.0].map(min), [0, 0, 5, 5, 0]);
     }
 
     #[test]
     fn refuses_what_is_no_task_queue() {
         assert!(read("minReplicas: 30, maxReplicas: 20").is_err());
-        assert!(policy("kind: Pod", 5.0).is_err());
+        assert!(read("maxReplicas: 20, maxWaitSeconds: 5, tasksPerWorker: 5").is_err());
+        let schedule =
+            "maxReplicas: 20, schedules: [{cron: 0 25 * * *, durationSeconds: 3600, minReplicas: 5}]";
+        assert!(read(schedule).unwrap_err().to_string().contains("cron `0 25 * * *`"));
+        assert!(policy("kind: Pod", Timestamp::UNIX_EPOCH).is_err());
     }
 }

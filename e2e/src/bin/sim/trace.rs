@@ -6,8 +6,9 @@ use crate::load::Arrival;
 use crate::random::{Duration, Random};
 
 /// Reads a trace. Its first line names the columns: `time` (seconds, from any beginning), and optionally `count` (tasks that came at that
-/// time, 1 if not given) and `seconds` (what each took; drawn from `service` if not given).
-pub(crate) fn parse(csv: &str, service: Duration) -> Result<Vec<Arrival>> {
+/// time, 1 if not given) and `seconds` (what each took; drawn from `service` if not given). Returns the first time and what arrived, counted
+/// from then on.
+pub(crate) fn parse(csv: &str, service: Duration) -> Result<(f64, Vec<Arrival>)> {
     let mut lines = csv.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let (_, header) = lines.next().context("the trace is empty")?;
     let columns: Vec<&str> = header.split(',').map(str::trim).collect();
@@ -37,7 +38,7 @@ pub(crate) fn parse(csv: &str, service: Duration) -> Result<Vec<Arrival>> {
     for arrival in &mut arrivals {
         arrival.at -= first;
     }
-    Ok(arrivals)
+    Ok((first, arrivals))
 }
 
 #[cfg(test)]
@@ -46,15 +47,16 @@ mod tests {
 
     #[test]
     fn reads_times_counts_and_durations_in_any_order() {
-        let arrivals =
+        let (first, arrivals) =
             parse("seconds, time,count\n1.5,1000.5,2\n\n0.25,999.5,1\n", Duration::Constant(9.0)).unwrap();
+        assert_eq!(first, 999.5);
         let arrival = |at, service| Arrival { at, service };
         assert_eq!(arrivals, [arrival(0.0, 0.25), arrival(1.0, 1.5), arrival(1.0, 1.5)]);
     }
 
     #[test]
     fn draws_durations_that_were_not_recorded() {
-        let arrivals = parse("time\n5\n7\n", Duration::Constant(9.0)).unwrap();
+        let (_, arrivals) = parse("time\n5\n7\n", Duration::Constant(9.0)).unwrap();
         assert_eq!(arrivals.iter().map(|arrival| arrival.service).collect::<Vec<_>>(), [9.0, 9.0]);
     }
 

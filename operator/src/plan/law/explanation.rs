@@ -19,7 +19,7 @@ pub enum Reason {
     Floor,
     /// The upper bound.
     Ceiling,
-    /// The number is right, or so nearly that a change would be noise.
+    /// The number is so nearly right that a change would be noise.
     Steady,
     /// Fewer would do now, but more were wanted a short while ago.
     Stabilizing,
@@ -192,7 +192,7 @@ fn sentence(replicas: u16, reason: Reason, terms: &Terms, policy: &Policy) -> St
         Reason::Ceiling => format!("{replicas}: {wanted} wanted, capped by the maximum {max}; {need}"),
         Reason::Steady => format!("{replicas}: kept, {wanted} wanted; {need}"),
         Reason::Stabilizing => format!(
-            "{replicas}: kept, {wanted} wanted, but {wanted_within_window} within the last {window_seconds} s; {need}"
+            "{replicas}: {wanted} wanted, but {wanted_within_window} within the last {window_seconds} s; {need}"
         ),
         Reason::BacklogUnknown => format!("{replicas}: held, the backlog is not known"),
         Reason::WorkersSilent => format!("{replicas}: held, some workers do not say what they run"),
