@@ -1,6 +1,7 @@
 //! Connections to RabbitMQ. Every wait for the broker has an end, and nothing is recovered behind our back: a
 //! connection that failed is replaced by a new one.
 
+mod acks;
 mod link;
 mod session;
 
@@ -12,6 +13,7 @@ use lapin::message::Delivery;
 use tokio::time::timeout;
 
 pub(crate) use self::{
+    acks::Acks,
     link::{Link, Linked, Prepare},
     session::{Arrival, Incoming, Session, SessionOptions},
 };

@@ -1,19 +1,30 @@
-//! The worker's main loop: connect, consume, work on one message at a time, connect again when the connection is lost.
+//! The worker's main loop: connect, consume, work on what comes in, connect again when the connection is lost.
 
-use std::{collections::VecDeque, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
 
-use lapin::Acker;
-use tokio::time::{Instant, sleep, sleep_until};
-use tracing::{info, warn};
+use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep, sleep_until},
+};
+use tracing::{debug, info, warn};
 
 use crate::{
     backoff::{self, Backoff},
     broker::{Arrival, Incoming, Session, SessionOptions},
+    prefetch::Prefetch,
     queues::{Queue, Queues},
+    settle::Disposition,
     stop::Urgency,
     task::{CancelHandle, Cancellation},
-    turns::{Turn, Turns},
-    work::{Work, give_back},
+    turns::{Busy, Turn, Turns},
+    work::Work,
 };
 
 /// How the worker has stopped.
@@ -26,19 +37,27 @@ pub enum Stopped {
 }
 
 /// Consumes from `queues` until told to stop.
-pub(crate) async fn run(work: &Work, options: &SessionOptions, queues: &Queues) -> Stopped {
+///
+/// No consumer has more than `most_in_hand` messages unacknowledged.
+pub(crate) async fn run(
+    work: &Work,
+    options: &SessionOptions,
+    queues: &Queues,
+    most_in_hand: u16,
+) -> Stopped {
     let stop = &work.stop;
+    let mut prefetch = Prefetch::new(most_in_hand);
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(15));
     while !stop.is_requested() {
         let opened = tokio::select! {
-            opened = Session::open(options.clone(), Arc::clone(&work.health)) => opened,
+            opened = Session::open(options.clone(), Arc::clone(&work.health), Arc::clone(&work.done)) => opened,
             () = stop.requested() => break,
         };
         let problem = match opened {
             Ok(mut session) => {
                 work.health.connected();
                 work.metrics.connects.inc();
-                match serve(work, &mut session, queues).await {
+                match serve(work, &mut session, queues, &mut prefetch).await {
                     Ended::Stopped(stopped) => {
                         session.close().await;
                         return stopped;
@@ -70,25 +89,103 @@ enum Ended {
     Lost { problem: String, was_consuming: bool },
 }
 
-/// The message that is being worked on.
-struct InHand<'a> {
-    work: Pin<Box<dyn Future<Output = ()> + 'a>>,
-    acker: Acker,
+/// A message in hand.
+struct InHand {
+    arrival: Arc<Arrival>,
     cancel: Arc<CancelHandle>,
+    recall: Arc<Notify>,
     since: Instant,
 }
 
-impl<'a> InHand<'a> {
-    fn begin(work: &'a Work, delivery: Box<Arrival>) -> Self {
-        let cancel = Arc::new(CancelHandle::new());
-        let acker = delivery.acker.clone();
-        let handle = Arc::clone(&cancel);
-        let work = Box::pin(async move { work.process(&delivery, &handle).await });
-        Self { work, acker, cancel, since: Instant::now() }
+/// Work on a message; gives its key, and how long its task ran, if it did.
+type Working<'a> = Pin<Box<dyn Future<Output = (u64, Option<Duration>)> + 'a>>;
+
+/// The messages in hand, in the order in which they came.
+struct Hand<'a> {
+    work: &'a Work,
+    messages: BTreeMap<u64, InHand>,
+    working: FuturesUnordered<Working<'a>>,
+    next_key: u64,
+    /// Messages that aren't worked on before all others are done with.
+    waiting: VecDeque<Box<Arrival>>,
+}
+
+impl<'a> Hand<'a> {
+    fn new(work: &'a Work) -> Self {
+        Self {
+            work,
+            messages: BTreeMap::new(),
+            working: FuturesUnordered::new(),
+            next_key: 0,
+            waiting: VecDeque::new(),
+        }
+    }
+
+    /// Begins with what waits: all of it if the worker holds `several` messages at a time, else the next if there is nothing else in hand.
+    fn begin(&mut self, several: bool) {
+        while several || self.messages.is_empty() {
+            let Some(arrival) = self.waiting.pop_front() else { return };
+            self.take(arrival);
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+
+    fn take(&mut self, arrival: Box<Arrival>) {
+        let message = InHand {
+            arrival: arrival.into(),
+            cancel: Arc::new(CancelHandle::new()),
+            recall: Arc::default(),
+            since: Instant::now(),
+        };
+        let (work, key) = (self.work, self.next_key);
+        let InHand { arrival, cancel, recall, .. } = &message;
+        let (arrival, cancel, recall) = (Arc::clone(arrival), Arc::clone(cancel), Arc::clone(recall));
+        self.working.push(Box::pin(async move { (key, work.process(&arrival, &cancel, &recall).await) }));
+        self.messages.insert(key, message);
+        self.next_key += 1;
+    }
+
+    /// Waits until the worker is done with one more message, for ever if there is none; gives how long its task ran.
+    async fn done(&mut self) -> Option<Duration> {
+        match self.working.next().await {
+            Some((key, runtime)) => {
+                self.messages.remove(&key);
+                runtime
+            }
+            None => std::future::pending().await,
+        }
+    }
+
+    /// What keeps the worker from other messages.
+    fn busy(&self) -> Option<Busy> {
+        let oldest = self.messages.first_key_value()?.1.since;
+        Some(match self.work.executor.busy_since() {
+            Some(since) => Busy::Running(since.into()),
+            None => Busy::Waiting(oldest),
+        })
+    }
+
+    /// Gives back what the worker hasn't begun with; the oldest only if another task runs, as it would come back at once.
+    fn recall(&self, busy: Option<Busy>) {
+        let spared = usize::from(matches!(busy, Some(Busy::Waiting(_))));
+        for message in self.messages.values().skip(spared) {
+            message.recall.notify_one();
+        }
+    }
+
+    /// Gives back all messages, also those whose tasks are running: they are run again.
+    fn abandon(self) {
+        for InHand { arrival, cancel, .. } in self.messages.values() {
+            cancel.ask(Cancellation::Shutdown);
+            arrival.settle(Disposition::Requeue, None);
+        }
     }
 }
 
-async fn serve(work: &Work, session: &mut Session, queues: &Queues) -> Ended {
+async fn serve(work: &Work, session: &mut Session, queues: &Queues, prefetch: &mut Prefetch) -> Ended {
     let stop = &work.stop;
     let mut desired = queues.subscribe();
     let mut consumed = desired.borrow_and_update().clone();
@@ -97,55 +194,87 @@ async fn serve(work: &Work, session: &mut Session, queues: &Queues) -> Ended {
         session.consume(queue);
     }
     let mut turns = Turns::new(consumed.iter().map(|queue| queue.name.clone()));
-    let mut in_hand: Option<InHand<'_>> = None;
-    let mut waiting = VecDeque::new();
+    let mut hand = Hand::new(work);
     let mut lost: Option<(String, bool)> = None;
     let mut draining = false;
     loop {
-        if in_hand.is_none() {
+        hand.begin(session.prefetch() > 1);
+        if hand.is_empty() {
             if let Some((problem, was_consuming)) = lost {
                 return Ended::Lost { problem, was_consuming };
             }
             if draining {
                 return Ended::Stopped(Stopped::Warm);
             }
-            in_hand = waiting.pop_front().map(|delivery| InHand::begin(work, delivery));
         }
-        let turn = turns.next(in_hand.as_ref().map(|in_hand| in_hand.since));
+        let busy = hand.busy();
+        let turn = turns.next(busy, session.prefetch() > 1);
+        let flush_at = session.acks().flush_at();
         let is_open = lost.is_none() && !draining;
         tokio::select! {
             biased;
             () = stop.requested(), if !draining => {
                 draining = true;
                 work.health.draining();
-                release(session, &mut waiting).await;
+                release(session, &mut hand, None).await;
             }
             () = stop.wait_for(Urgency::Cold), if draining => {
-                if let Some(InHand { acker, cancel, .. }) = in_hand {
-                    cancel.ask(Cancellation::Shutdown);
-                    give_back(&acker).await;
-                }
+                hand.abandon();
                 return Ended::Stopped(Stopped::Cold);
             }
-            () = finish(&mut in_hand) => in_hand = None,
-            incoming = session.next(), if is_open => match incoming {
-                Incoming::Delivery(delivery) => waiting.push_back(delivery),
-                Incoming::Consuming => turns.consuming(Instant::now()),
-                Incoming::Lost(problem) => {
-                    if in_hand.is_some() {
-                        info!("the task runs on without the connection; its message will be delivered again");
-                    }
-                    // What waits came over the lost channel: it isn't ours any more.
-                    waiting.clear();
-                    let was_consuming = work.health.is_consuming();
-                    work.health.disconnected(problem.clone());
-                    lost = Some((problem, was_consuming));
+            runtime = hand.done() => {
+                let mut ended = Some(runtime);
+                while let Some(runtime) = ended {
+                    runtime.into_iter().for_each(|runtime| prefetch.ran(runtime));
+                    ended = hand.done().now_or_never();
                 }
-            },
+                let level = prefetch.level(session.prefetch());
+                if is_open && turns.are_even() && level != session.prefetch() {
+                    debug!(level, "holding another number of messages");
+                    if let Err(error) = session.resize(level).await {
+                        warn!(error = error.describe(), "can't change the prefetch");
+                    }
+                }
+            }
+            incoming = session.next(), if is_open => {
+                let mut next = Some(incoming);
+                while let Some(incoming) = next {
+                    match incoming {
+                        Incoming::Delivery(delivery) => {
+                            if delivery.redelivered {
+                                prefetch.redelivered();
+                            }
+                            hand.waiting.push_back(delivery);
+                        }
+                        Incoming::Consuming => turns.consuming(Instant::now()),
+                        Incoming::Lost(problem) => {
+                            if !hand.is_empty() {
+                                info!("the task runs on without the connection; its message will be delivered again");
+                            }
+                            // What waits came over the lost channel: it isn't ours any more.
+                            hand.waiting.clear();
+                            hand.recall(None);
+                            // What could not be acknowledged is remembered.
+                            session.acks().flush();
+                            let was_consuming = work.health.is_consuming();
+                            work.health.disconnected(problem.clone());
+                            lost = Some((problem, was_consuming));
+                            break;
+                        }
+                    }
+                    next = session.try_next();
+                }
+            }
             turn = due(turn), if is_open => match turn {
                 Turn::Pause => {
-                    release(session, &mut waiting).await;
+                    release(session, &mut hand, busy).await;
                     turns.pause();
+                    if session.prefetch() > 1 {
+                        prefetch.fell();
+                        if let Err(error) = session.limit(1).await {
+                            warn!(error = error.describe(), "can't change the prefetch");
+                        }
+                    }
                 }
                 Turn::Resume => {
                     let next = turns.resume(Instant::now());
@@ -154,6 +283,7 @@ async fn serve(work: &Work, session: &mut Session, queues: &Queues) -> Ended {
                     }
                 }
             },
+            () = at(flush_at) => session.acks().flush(),
             Ok(()) = desired.changed(), if is_open => {
                 let wanted = desired.borrow_and_update().clone();
                 for queue in consumed.iter().filter(|queue| !wanted.contains(queue)) {
@@ -162,7 +292,7 @@ async fn serve(work: &Work, session: &mut Session, queues: &Queues) -> Ended {
                     work.health.forget(&queue.name);
                     info!(queue = queue.name, "no longer consuming");
                 }
-                give_back_cancelled(session, &mut waiting, &wanted).await;
+                give_back_cancelled(session, &mut hand, &wanted);
                 for queue in wanted.iter().filter(|queue| !consumed.contains(queue)) {
                     turns.add(&queue.name);
                     session.consume(queue);
@@ -174,37 +304,42 @@ async fn serve(work: &Work, session: &mut Session, queues: &Queues) -> Ended {
     }
 }
 
-/// Stops consuming, and gives back what isn't being worked on.
-async fn release(session: &mut Session, waiting: &mut VecDeque<Box<Arrival>>) {
+/// Stops consuming, and gives back what the worker hasn't begun with.
+async fn release(session: &mut Session, hand: &mut Hand<'_>, busy: Option<Busy>) {
     session.cancel_all().await;
     while let Some(incoming) = session.try_next() {
-        if let Incoming::Delivery(delivery) = incoming {
-            waiting.push_back(delivery);
+        if let Incoming::Delivery(arrival) = incoming {
+            hand.waiting.push_back(arrival);
         }
     }
-    for delivery in waiting.drain(..) {
-        give_back(&delivery.acker).await;
+    for arrival in hand.waiting.drain(..) {
+        arrival.settle(Disposition::Requeue, None);
     }
+    hand.recall(busy);
 }
 
 /// Gives back what came from queues that aren't wanted any more, before or while they were cancelled.
-async fn give_back_cancelled(session: &mut Session, waiting: &mut VecDeque<Box<Arrival>>, wanted: &[Queue]) {
+fn give_back_cancelled(session: &mut Session, hand: &mut Hand<'_>, wanted: &[Queue]) {
+    let is_wanted = |arrival: &Arrival| wanted.iter().any(|queue| *queue.name == *arrival.queue);
     let mut others = Vec::new();
     while let Some(incoming) = session.try_next() {
         match incoming {
-            Incoming::Delivery(delivery) => waiting.push_back(delivery),
+            Incoming::Delivery(arrival) => hand.waiting.push_back(arrival),
             other => others.push(other),
         }
     }
     for other in others {
         session.put_back(other);
     }
-    for delivery in std::mem::take(waiting) {
-        if wanted.iter().any(|queue| *queue.name == *delivery.queue) {
-            waiting.push_back(delivery);
-        } else {
-            give_back(&delivery.acker).await;
+    hand.waiting.retain(|arrival| {
+        let is_wanted = is_wanted(arrival);
+        if !is_wanted {
+            arrival.settle(Disposition::Requeue, None);
         }
+        is_wanted
+    });
+    for message in hand.messages.values().filter(|message| !is_wanted(&message.arrival)) {
+        message.recall.notify_one();
     }
 }
 
@@ -218,10 +353,9 @@ async fn due(turn: Option<(Instant, Turn)>) -> Turn {
     }
 }
 
-/// Waits for the message in hand to be done with, or for ever if there is none.
-async fn finish(in_hand: &mut Option<InHand<'_>>) {
-    match in_hand {
-        Some(in_hand) => in_hand.work.as_mut().await,
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment).await,
         None => std::future::pending().await,
     }
 }

@@ -10,8 +10,8 @@ use std::{
 
 use celery_protocol::Request;
 
-/// How many are remembered. A connection is lost with one message in hand, so this is for many losses.
-const REMEMBERED: usize = 100;
+/// How many are remembered: several times what a worker holds when it loses a connection.
+const REMEMBERED: usize = 256;
 
 /// The calls that were done with, each by id and number of retries: a retry has the id of what it repeats.
 #[derive(Debug, Default)]

@@ -2,18 +2,22 @@
 //!
 //! Plain functions run on one thread, `async` ones on a runtime with another. Both threads live as long as the worker,
 //! so what a task keeps in a thread-local, or spawns, is there for the next.
+//!
+//! Calls wait in one line for both threads, so that the next begins as soon as one has ended, in the order in which they
+//! came, and one at a time.
 
 use std::{
+    collections::VecDeque,
     io,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, mpsc},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
 };
 
 use celery_protocol::Exception;
 use futures_util::FutureExt;
-use tokio::sync::{mpsc::UnboundedSender, oneshot};
+use tokio::sync::{Notify, oneshot};
 use tracing::Instrument;
 
 use crate::task::{Context, PanicReport, Task, TaskError, TaskFunction, TaskResult};
@@ -35,40 +39,49 @@ pub(crate) struct Outcome {
     pub(crate) runtime: Duration,
 }
 
-type Work = (Job, oneshot::Sender<Outcome>);
-
-/// The threads that run tasks.
+/// A call that waits in the line, or runs. Dropped before it has begun, it never begins.
 #[derive(Debug)]
-pub(crate) struct Executor {
-    blocking: mpsc::Sender<Work>,
-    asynchronous: Option<UnboundedSender<Work>>,
+pub(crate) struct Ticket {
+    begun: oneshot::Receiver<()>,
+    go: Option<oneshot::Sender<()>>,
+    ended: oneshot::Receiver<Outcome>,
 }
 
-impl Executor {
-    /// Starts the task thread and, if `with_async`, the runtime for `async` tasks.
-    pub(crate) fn start(with_async: bool) -> io::Result<Self> {
-        PanicReport::install_hook();
-        let (blocking, work) = mpsc::channel::<Work>();
-        thread::Builder::new()
-            .name("task".to_owned())
-            .stack_size(TASK_STACK_BYTES)
-            .spawn(move || run_blocking(&work))?;
-        let asynchronous = with_async.then(start_async).transpose()?;
-        Ok(Self { blocking, asynchronous })
+impl Ticket {
+    /// Waits until the call has begun.
+    ///
+    /// # Cancel safety
+    /// May be dropped and called again.
+    pub(crate) async fn begun(&mut self) {
+        // The line is gone only when the worker is leaving, and nobody waits then.
+        if !self.begun.is_terminated() && (&mut self.begun).await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 
-    /// Runs `job` and waits for its outcome.
+    /// Takes the call out of the line; false if it has begun already.
+    pub(crate) fn withdraw(&mut self) -> bool {
+        if self.begun.is_terminated() {
+            return false;
+        }
+        self.begun.close();
+        self.begun.try_recv().is_err()
+    }
+
+    /// Lets a call run that has begun and was submitted to wait for this.
+    pub(crate) fn go(&mut self) {
+        if let Some(go) = self.go.take() {
+            // A thread that is gone shows when the outcome is waited for.
+            let _ = go.send(());
+        }
+    }
+
+    /// Waits for the outcome of a call that has begun.
     ///
     /// # Cancel safety
     /// Dropping the future abandons the outcome; the task itself runs on.
-    pub(crate) async fn execute(&self, job: Job) -> Outcome {
-        let (reply, outcome) = oneshot::channel();
-        let handed_over = match (&job.task.function, &self.asynchronous) {
-            (TaskFunction::Async(_), Some(runtime)) => runtime.send((job, reply)).is_ok(),
-            _ => self.blocking.send((job, reply)).is_ok(),
-        };
-        let outcome = if handed_over { outcome.await.ok() } else { None };
-        outcome.unwrap_or_else(|| Outcome {
+    pub(crate) async fn ended(self) -> Outcome {
+        self.ended.await.unwrap_or_else(|_| Outcome {
             result: Err(TaskError::from_exception(Exception::worker_lost(
                 "the thread that ran the task is gone",
             ))),
@@ -77,9 +90,181 @@ impl Executor {
     }
 }
 
-fn run_blocking(work: &mpsc::Receiver<Work>) {
+/// The threads that run tasks, and the line before them.
+#[derive(Debug)]
+pub(crate) struct Executor {
+    line: Arc<Line>,
+    with_async: bool,
+}
+
+impl Executor {
+    /// Starts the task thread and, if `with_async`, the runtime for `async` tasks.
+    pub(crate) fn start(with_async: bool) -> io::Result<Self> {
+        PanicReport::install_hook();
+        let line = Arc::new(Line::default());
+        let shared = Arc::clone(&line);
+        thread::Builder::new()
+            .name("task".to_owned())
+            .stack_size(TASK_STACK_BYTES)
+            .spawn(move || run_blocking(&shared))?;
+        if with_async {
+            start_async(Arc::clone(&line))?;
+        }
+        Ok(Self { line, with_async })
+    }
+
+    /// Puts `job` at the end of the line. With `waits`, it does nothing after it has begun until [`Ticket::go`].
+    pub(crate) fn submit(&self, job: Job, waits: bool) -> Ticket {
+        let on = match &job.task.function {
+            TaskFunction::Async(_) if self.with_async => On::Runtime,
+            _ => On::Thread,
+        };
+        let (begin, begun) = oneshot::channel();
+        let (end, ended) = oneshot::channel();
+        let (go, gate) = waits.then(oneshot::channel).unzip();
+        self.line.push(Entry { job, on, begin, gate, end });
+        Ticket { begun, go, ended }
+    }
+
+    /// Since when the present call runs, if one does.
+    pub(crate) fn busy_since(&self) -> Option<Instant> {
+        self.line.lock().running_since
+    }
+}
+
+impl Drop for Executor {
+    fn drop(&mut self) {
+        self.line.lock().is_closed = true;
+        self.line.thread.notify_one();
+        self.line.runtime.notify_one();
+    }
+}
+
+/// Where a call is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum On {
+    Thread,
+    Runtime,
+}
+
+#[derive(Debug)]
+struct Entry {
+    job: Job,
+    on: On,
+    begin: oneshot::Sender<()>,
+    gate: Option<oneshot::Receiver<()>>,
+    end: oneshot::Sender<Outcome>,
+}
+
+/// A call whose turn has come.
+struct Turn {
+    job: Job,
+    gate: Option<oneshot::Receiver<()>>,
+    end: oneshot::Sender<Outcome>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    entries: VecDeque<Entry>,
+    running_since: Option<Instant>,
+    is_closed: bool,
+}
+
+/// Calls that are to be run, one at a time.
+#[derive(Debug, Default)]
+struct Line {
+    state: Mutex<State>,
+    thread: Condvar,
+    runtime: Notify,
+}
+
+/// What a thread finds at the head of the line.
+enum Next {
+    Run(Turn),
+    Wait,
+    Leave,
+}
+
+impl Line {
+    fn push(&self, entry: Entry) {
+        let mut state = self.lock();
+        state.entries.push_back(entry);
+        self.wake(&state);
+    }
+
+    /// Takes the head of the line if its turn has come and it is for `on`.
+    fn next(&self, state: &mut State, on: On) -> Next {
+        while state.running_since.is_none() && !state.is_closed {
+            match state.entries.pop_front() {
+                Some(entry) if entry.on == on => {
+                    // Nobody is there to hear it if the call was withdrawn.
+                    if entry.begin.send(()).is_ok() {
+                        state.running_since = Some(Instant::now());
+                        let Entry { job, gate, end, .. } = entry;
+                        return Next::Run(Turn { job, gate, end });
+                    }
+                }
+                Some(entry) => {
+                    state.entries.push_front(entry);
+                    self.wake(state);
+                    return Next::Wait;
+                }
+                None => return Next::Wait,
+            }
+        }
+        if state.is_closed { Next::Leave } else { Next::Wait }
+    }
+
+    /// Wakes the thread that the head of the line is for, if its turn has come.
+    fn wake(&self, state: &State) {
+        match state.entries.front().map(|entry| entry.on) {
+            _ if state.running_since.is_some() => {}
+            Some(On::Thread) => self.thread.notify_one(),
+            Some(On::Runtime) => self.runtime.notify_one(),
+            None => {}
+        }
+    }
+
+    fn next_on_thread(&self) -> Option<Turn> {
+        let mut state = self.lock();
+        loop {
+            match self.next(&mut state, On::Thread) {
+                Next::Run(turn) => return Some(turn),
+                Next::Leave => return None,
+                Next::Wait => state = self.thread.wait(state).unwrap_or_else(PoisonError::into_inner),
+            }
+        }
+    }
+
+    async fn next_on_runtime(&self) -> Option<Turn> {
+        loop {
+            let next = self.next(&mut self.lock(), On::Runtime);
+            match next {
+                Next::Run(turn) => return Some(turn),
+                Next::Leave => return None,
+                Next::Wait => self.runtime.notified().await,
+            }
+        }
+    }
+
+    /// The call that was run has ended.
+    fn end(&self) {
+        self.lock().running_since = None;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Each change is complete by itself, so a panic elsewhere leaves nothing half done.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn run_blocking(line: &Line) {
     PanicReport::record_on_this_thread();
-    while let Ok((Job { task, context }, reply)) = work.recv() {
+    while let Some(Turn { job: Job { task, context }, gate, end }) = line.next_on_thread() {
+        if gate.is_some_and(|gate| gate.blocking_recv().is_err()) {
+            line.end();
+            continue;
+        }
         let started = Instant::now();
         let result = context.span().in_scope(|| {
             catch_unwind(AssertUnwindSafe(|| match &task.function {
@@ -90,18 +275,25 @@ fn run_blocking(work: &mpsc::Receiver<Work>) {
             }))
             .unwrap_or_else(|payload| Err(PanicReport::into_error(&*payload)))
         });
+        let runtime = started.elapsed();
+        line.end();
         // The receiver is gone only when the worker has given the message back and is leaving.
-        let _ = reply.send(Outcome { result, runtime: started.elapsed() });
+        let _ = end.send(Outcome { result, runtime });
     }
 }
 
-fn start_async() -> io::Result<UnboundedSender<Work>> {
-    let (sender, mut work) = tokio::sync::mpsc::unbounded_channel::<Work>();
+fn start_async(line: Arc<Line>) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     thread::Builder::new().name("async-task".to_owned()).stack_size(TASK_STACK_BYTES).spawn(move || {
         PanicReport::record_on_this_thread();
         runtime.block_on(async move {
-            while let Some((Job { task, context }, reply)) = work.recv().await {
+            while let Some(Turn { job: Job { task, context }, gate, end }) = line.next_on_runtime().await {
+                if let Some(gate) = gate
+                    && gate.await.is_err()
+                {
+                    line.end();
+                    continue;
+                }
                 let started = Instant::now();
                 let run = async {
                     match &task.function {
@@ -116,15 +308,19 @@ fn start_async() -> io::Result<UnboundedSender<Work>> {
                         Err(TaskError::from_exception(Exception::task_revoked("terminated")))
                     }
                 };
-                let _ = reply.send(Outcome { result, runtime: started.elapsed() });
+                let runtime = started.elapsed();
+                line.end();
+                let _ = end.send(Outcome { result, runtime });
             }
         });
     })?;
-    Ok(sender)
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+
     use celery_protocol::Arguments;
     use serde_json::json;
 
@@ -136,6 +332,12 @@ mod tests {
         Job { task: Arc::new(task), context }
     }
 
+    async fn run(executor: &Executor, job: Job) -> Outcome {
+        let mut ticket = executor.submit(job, false);
+        ticket.begun().await;
+        ticket.ended().await
+    }
+
     #[tokio::test]
     async fn runs_plain_and_async_functions() {
         let executor = Executor::start(true).unwrap();
@@ -145,7 +347,7 @@ mod tests {
             x + y
         });
         for task in [plain, asynchronous] {
-            let outcome = executor.execute(job(task, json!([1, 2]))).await;
+            let outcome = run(&executor, job(task, json!([1, 2]))).await;
             assert_eq!(outcome.result.unwrap().get(), "3");
         }
     }
@@ -160,24 +362,81 @@ mod tests {
             if n > 0 { panic!("no {n}") } else { n }
         });
         for task in [plain, asynchronous] {
-            let error = executor.execute(job(task.clone(), json!([7]))).await.result.unwrap_err();
+            let error = run(&executor, job(task.clone(), json!([7]))).await.result.unwrap_err();
             assert_eq!(error.to_string(), "Panic: no 7");
             let traceback = error.traceback().unwrap();
             assert!(traceback.starts_with("Panic: no 7\nat worker/src/executor.rs:"), "{traceback}");
-            assert_eq!(executor.execute(job(task, json!([0]))).await.result.unwrap().get(), "0");
+            assert_eq!(run(&executor, job(task, json!([0]))).await.result.unwrap().get(), "0");
         }
+    }
+
+    /// A task that runs until it is told to end.
+    fn busy() -> (mpsc::Sender<()>, Task) {
+        let (release, wait) = mpsc::channel::<()>();
+        let wait = Mutex::new(wait);
+        (release, Task::new("t.busy", move || wait.lock().unwrap().recv().is_ok()))
     }
 
     #[tokio::test]
     async fn the_caller_is_not_held_up_by_a_busy_task() {
         let executor = Executor::start(false).unwrap();
-        let (release, wait) = mpsc::channel::<()>();
-        let wait = std::sync::Mutex::new(wait);
-        let busy = Task::new("t.busy", move || wait.lock().unwrap().recv().is_ok());
-        let running = executor.execute(job(busy, json!([])));
-        tokio::pin!(running);
+        let (release, task) = busy();
+        let mut ticket = executor.submit(job(task, json!([])), false);
+        ticket.begun().await;
+        assert!(executor.busy_since().is_some());
+        let mut running = Box::pin(ticket.ended());
         assert!(running.as_mut().now_or_never().is_none());
         release.send(()).unwrap();
         assert_eq!(running.await.result.unwrap().get(), "true");
+        assert!(executor.busy_since().is_none());
+    }
+
+    #[tokio::test]
+    async fn calls_run_one_at_a_time_in_the_order_they_came_in() {
+        let executor = Executor::start(true).unwrap();
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let task = |number: i32| {
+            let order = Arc::clone(&order);
+            let note = move || order.lock().unwrap().push(number);
+            match number % 3 {
+                0 => Task::new("t.note", move || std::future::ready(note())),
+                _ => Task::new("t.note", note),
+            }
+        };
+        let tickets: Vec<_> =
+            (0..20).map(|number| executor.submit(job(task(number), json!([])), false)).collect();
+        for ticket in tickets {
+            ticket.ended().await.result.unwrap();
+        }
+        assert_eq!(*order.lock().unwrap(), (0..20).collect::<Vec<_>>());
+    }
+
+    #[tokio::test]
+    async fn what_has_not_begun_can_be_withdrawn() {
+        let executor = Executor::start(false).unwrap();
+        let (release, task) = busy();
+        let mut running = executor.submit(job(task, json!([])), false);
+        let mut waiting = executor.submit(job(Task::new("t.add", || 2), json!([])), false);
+        let last = executor.submit(job(Task::new("t.add", || 3), json!([])), false);
+        running.begun().await;
+        assert!(!running.withdraw(), "it has begun");
+        assert!(waiting.withdraw());
+        release.send(()).unwrap();
+        assert!(running.ended().await.result.is_ok());
+        assert_eq!(last.ended().await.result.unwrap().get(), "3");
+    }
+
+    #[tokio::test]
+    async fn a_call_that_waits_to_go_is_not_run_before() {
+        let executor = Executor::start(true).unwrap();
+        for task in [Task::new("t.add", || 1), Task::new("t.add", || std::future::ready(1))] {
+            let mut abandoned = executor.submit(job(Task::new("t.add", || 0), json!([])), true);
+            abandoned.begun().await;
+            let mut ticket = executor.submit(job(task, json!([])), true);
+            drop(abandoned);
+            ticket.begun().await;
+            ticket.go();
+            assert_eq!(ticket.ended().await.result.unwrap().get(), "1");
+        }
     }
 }

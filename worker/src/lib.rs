@@ -50,6 +50,7 @@ mod log;
 mod metrics;
 mod mounted;
 mod options;
+mod prefetch;
 mod queues;
 mod results;
 mod revoked;

@@ -11,7 +11,7 @@ use crate::{
     consume::Stopped,
     log::{self, LogFormat},
     mounted::Mounted,
-    worker::{Worker, WorkerBuilder, host_name},
+    worker::{MOST_IN_HAND, Worker, WorkerBuilder, host_name},
 };
 
 /// Where RabbitMQ is when nothing is said.
@@ -137,6 +137,12 @@ pub struct Options {
     #[arg(long, env = "SOLOIST_STATE_DIR", value_name = "DIRECTORY")]
     state_dir: Option<PathBuf>,
 
+    /// Messages of a queue to hold at once, at most. More than one are held only while tasks take less than about a
+    /// millisecond; 1 means never more than the one that is being worked on.
+    #[arg(long, env = "SOLOIST_MAX_PREFETCH", value_name = "MESSAGES", default_value_t = MOST_IN_HAND)]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
+    max_prefetch: u16,
+
     /// What is logged: a level, or levels by module as in `info,soloist_worker=debug`.
     #[arg(long, env = "SOLOIST_LOG", value_name = "FILTER", default_value = "info")]
     log: String,
@@ -192,6 +198,7 @@ impl Options {
             .node_name(self.node_name.replace("%h", &host_name()))
             .time_limits(self.soft_time_limit, self.time_limit)
             .delivery_limit(self.delivery_limit)
+            .max_prefetch(self.max_prefetch)
             .http(self.http_address)
             .mounted(mounted);
         let builder = match results {

@@ -3,11 +3,14 @@
 //! Each queue has a consumer, and each consumer may bring a message while a task of another queue runs. A message must
 //! not wait behind a long task, though, when another worker could take it. So a worker with several queues stops
 //! consuming from all of them once a task turns out to be long, and afterwards resumes one queue after the other, those
-//! first that have waited longest, until one brings a message.
+//! first that have waited longest, until one brings a message. A worker that holds several messages, whatever queues they
+//! are of, does the same.
 
 use std::{collections::VecDeque, time::Duration};
 
 use tokio::time::Instant;
+
+use crate::prefetch::PATIENCE;
 
 /// A task is long after this. Shorter ones are over sooner than a message could go to another worker and be run there.
 const LONG: Duration = Duration::from_millis(100);
@@ -25,6 +28,15 @@ pub(crate) enum Turn {
     Pause,
     /// Consume from one more queue.
     Resume,
+}
+
+/// What keeps the worker from other messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Busy {
+    /// A task has been running since.
+    Running(Instant),
+    /// A message has been in hand since: it waits for its time, or its result for the store.
+    Waiting(Instant),
 }
 
 /// Whose turn it is.
@@ -54,16 +66,26 @@ impl Turns {
         self.paused.retain(|known| known != queue);
     }
 
-    /// What is to be done next and when, with a task in hand since `busy_since` or none.
-    pub(crate) fn next(&self, busy_since: Option<Instant>) -> Option<(Instant, Turn)> {
+    /// What is to be done next and when, for a worker that is busy or not and may hold several messages of one queue or
+    /// not.
+    pub(crate) fn next(&self, busy: Option<Busy>, holds_several: bool) -> Option<(Instant, Turn)> {
         let has_several = self.active.len() + self.paused.len() > 1;
-        match busy_since {
-            Some(since) if has_several && !self.active.is_empty() => Some((since + LONG, Turn::Pause)),
+        match busy {
+            Some(_) if self.active.is_empty() => None,
+            Some(Busy::Running(since)) if holds_several => Some((since + PATIENCE, Turn::Pause)),
+            Some(Busy::Running(since) | Busy::Waiting(since)) if has_several || holds_several => {
+                Some((since + LONG, Turn::Pause))
+            }
             None if !self.paused.is_empty() => {
                 Some((self.resume_at.unwrap_or_else(Instant::now), Turn::Resume))
             }
             _ => None,
         }
+    }
+
+    /// Whether all queues are consumed from.
+    pub(crate) fn are_even(&self) -> bool {
+        self.paused.is_empty()
     }
 
     /// All queues are paused now.
@@ -97,17 +119,28 @@ mod tests {
     #[test]
     fn a_single_queue_is_never_paused() {
         let turns = turns(&["red"]);
-        assert_eq!(turns.next(Some(Instant::now())), None);
-        assert_eq!(turns.next(None), None);
+        assert_eq!(turns.next(Some(Busy::Running(Instant::now())), false), None);
+        assert_eq!(turns.next(None, false), None);
     }
 
     #[test]
     fn several_queues_are_paused_once_a_task_is_long() {
         let now = Instant::now();
         let mut turns = turns(&["red", "blue"]);
-        assert_eq!(turns.next(Some(now)), Some((now + LONG, Turn::Pause)));
+        assert_eq!(turns.next(Some(Busy::Running(now)), false), Some((now + LONG, Turn::Pause)));
         turns.pause();
-        assert_eq!(turns.next(Some(now)), None);
+        assert_eq!(turns.next(Some(Busy::Running(now)), false), None);
+    }
+
+    #[test]
+    fn a_worker_that_holds_several_messages_has_less_patience() {
+        let now = Instant::now();
+        let mut turns = turns(&["red"]);
+        assert_eq!(turns.next(Some(Busy::Running(now)), true), Some((now + PATIENCE, Turn::Pause)));
+        assert_eq!(turns.next(Some(Busy::Waiting(now)), true), Some((now + LONG, Turn::Pause)));
+        turns.pause();
+        assert_eq!(turns.next(Some(Busy::Running(now)), true), None);
+        assert!(matches!(turns.next(None, true), Some((_, Turn::Resume))));
     }
 
     #[test]
@@ -115,13 +148,13 @@ mod tests {
         let now = Instant::now();
         let mut turns = turns(&["red", "blue"]);
         turns.pause();
-        assert!(matches!(turns.next(None), Some((_, Turn::Resume))));
+        assert!(matches!(turns.next(None, false), Some((_, Turn::Resume))));
         assert_eq!(turns.resume(now).as_deref(), Some("red"));
-        assert_eq!(turns.next(None), Some((now + RESUME, Turn::Resume)));
+        assert_eq!(turns.next(None, false), Some((now + RESUME, Turn::Resume)));
         turns.consuming(now);
-        assert_eq!(turns.next(None), Some((now + FIRST_MESSAGE, Turn::Resume)));
+        assert_eq!(turns.next(None, false), Some((now + FIRST_MESSAGE, Turn::Resume)));
         assert_eq!(turns.resume(now).as_deref(), Some("blue"));
-        assert_eq!(turns.next(None), None);
+        assert_eq!(turns.next(None, false), None);
     }
 
     #[test]
@@ -131,7 +164,7 @@ mod tests {
         turns.pause();
         assert_eq!(turns.resume(now).as_deref(), Some("red"));
         // Red has brought a long task.
-        assert_eq!(turns.next(Some(now)), Some((now + LONG, Turn::Pause)));
+        assert_eq!(turns.next(Some(Busy::Running(now)), false), Some((now + LONG, Turn::Pause)));
         turns.pause();
         assert_eq!(turns.resume(now).as_deref(), Some("blue"));
     }

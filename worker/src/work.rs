@@ -5,17 +5,16 @@ use std::{sync::Arc, time::Duration};
 use celery_client::{amqp, results::ReplyAddress};
 use celery_protocol::{Request, delay::is_delay_exchange, event::EventKind};
 use jiff::Timestamp;
-use lapin::{
-    Acker,
-    options::{BasicAckOptions, BasicNackOptions, BasicRejectOptions},
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep},
 };
-use tokio::time::{Instant, sleep};
 use tracing::{debug, error, info, info_span, warn};
 
 use crate::{
     attempts::{self, Verdict},
     backoff,
-    broker::{Arrival, answer, decode, salvage},
+    broker::{Arrival, decode, salvage},
     canvas::{Canvas, Ending, Home},
     delay::{self, Postponed},
     done::Done,
@@ -45,7 +44,7 @@ pub(crate) struct Work {
     pub(crate) postponed: Arc<Postponed>,
     pub(crate) revoked: Arc<Revoked>,
     pub(crate) limits: Arc<Limits>,
-    pub(crate) done: Done,
+    pub(crate) done: Arc<Done>,
     /// How often a message may come back.
     pub(crate) delivery_limit: u32,
     pub(crate) results: Arc<Results>,
@@ -60,9 +59,16 @@ pub(crate) struct Work {
 impl Work {
     /// Works on one message: read, admit, wait if it is early, run, settle, store, acknowledge.
     ///
+    /// Until the task has begun, `recall` gives the message back. Gives the time that the task ran, if it did.
+    ///
     /// # Cancel safety
     /// Dropping the future leaves the message unacknowledged; a task that was begun runs on, its result is discarded.
-    pub(crate) async fn process(&self, delivery: &Arrival, cancel: &CancelHandle) {
+    pub(crate) async fn process(
+        &self,
+        delivery: &Arrival,
+        cancel: &CancelHandle,
+        recall: &Notify,
+    ) -> Option<Duration> {
         let is_revoked = |request: &Request| self.revoked.contains(request);
         let admitted = match admit(decode(delivery), &self.registry, is_revoked, Timestamp::now()) {
             Ok(admitted) => admitted,
@@ -72,28 +78,28 @@ impl Work {
                     Report::Malformed { .. } => Box::new(settlement.followed_by(salvage(delivery))),
                     _ => settlement,
                 };
-                self.conclude(delivery, *settlement, None).await;
-                return;
+                self.conclude(delivery, *settlement, None, None).await;
+                return None;
             }
         };
         let request = &admitted.request;
         if delivery.redelivered && self.done.recall(request) {
             info!(id = request.id, task = request.task, "done already, before the connection was lost");
-            acknowledge(delivery, Disposition::Ack).await;
-            return;
+            delivery.settle(Disposition::Ack, Some(request));
+            return None;
         }
         match attempts::verdict(delivery, self.delivery_limit) {
             Verdict::Mark
                 if request.delay(Timestamp::now()).is_none() && self.mark(delivery, request).await =>
             {
-                return;
+                return None;
             }
             Verdict::Run | Verdict::Mark => {}
             Verdict::GiveUp(deliveries) => {
                 self.metrics.count(Counted::Received, &request.task);
                 let settlement = give_up(&admitted, deliveries, Timestamp::now());
-                self.conclude(delivery, settlement, None).await;
-                return;
+                self.conclude(delivery, settlement, Some(request), None).await;
+                return None;
             }
         }
         self.metrics.count(Counted::Received, &request.task);
@@ -101,20 +107,27 @@ impl Work {
         let (retries, redelivered) = (request.retries, delivery.redelivered);
         info!(id = request.id, task = request.task, retries, redelivered, "task received");
         let tracking = self.tracker.track(Arc::clone(request), delivery_info(delivery, request));
-        match self.wait(delivery, &admitted, &tracking).await {
-            Waited::Due => self.run(delivery, &admitted, &tracking, cancel).await,
+        match self.wait(delivery, &admitted, &tracking, recall).await {
+            Waited::Due => return self.run(delivery, &admitted, &tracking, cancel, recall).await,
             Waited::Postponed => {
                 self.postponed.add(Arc::clone(request), delivery_info(delivery, request), Timestamp::now());
             }
             Waited::Refused(settlement) => {
-                self.conclude(delivery, *settlement, None).await;
+                self.conclude(delivery, *settlement, Some(request), None).await;
             }
-            Waited::Stopping => give_back(&delivery.acker).await,
+            Waited::Recalled => delivery.settle(Disposition::Requeue, None),
         }
+        None
     }
 
     /// Waits until the call may be run, or leaves that to the broker.
-    async fn wait(&self, delivery: &Arrival, admitted: &Admitted, tracking: &Tracking) -> Waited {
+    async fn wait(
+        &self,
+        delivery: &Arrival,
+        admitted: &Admitted,
+        tracking: &Tracking,
+        recall: &Notify,
+    ) -> Waited {
         let request = &admitted.request;
         let mut has_delay_queues = true;
         loop {
@@ -124,6 +137,8 @@ impl Work {
             }
             let until_eta = request.delay(now);
             let Some(delay) = until_eta.or_else(|| self.limits.delay(&request.task, Instant::now())) else {
+                // Not only when it begins: the next of this task may be in hand already.
+                self.limits.begin(&request.task, Instant::now());
                 return Waited::Due;
             };
             tracking.wait(until_eta.is_some());
@@ -139,7 +154,8 @@ impl Work {
                 () = sleep(delay) => {}
                 () = self.revoked.changed() => {}
                 // Whoever gets it next can wait as well as we could.
-                () = self.stop.requested() => return Waited::Stopping,
+                () = self.stop.requested() => return Waited::Recalled,
+                () = recall.notified() => return Waited::Recalled,
             }
         }
     }
@@ -153,7 +169,7 @@ impl Work {
                     task = request.task,
                     "delivered again: counted, and put at the end of its queue"
                 );
-                acknowledge(delivery, Disposition::Ack).await;
+                delivery.settle(Disposition::Ack, None);
                 true
             }
             Err(problem) => {
@@ -169,7 +185,7 @@ impl Work {
             Ok(()) => {
                 info!(id = request.id, task = request.task, ?wait, "not due yet: it waits in the broker");
                 // If that can't be told, the broker delivers it again, and there are two: the other one is marked.
-                acknowledge(delivery, Disposition::Ack).await;
+                delivery.settle(Disposition::Ack, None);
                 true
             }
             Err(problem) => {
@@ -179,14 +195,16 @@ impl Work {
         }
     }
 
-    async fn run(&self, delivery: &Arrival, admitted: &Admitted, tracking: &Tracking, cancel: &CancelHandle) {
+    /// Runs the task when its turn comes.
+    async fn run(
+        &self,
+        delivery: &Arrival,
+        admitted: &Admitted,
+        tracking: &Tracking,
+        cancel: &CancelHandle,
+        recall: &Notify,
+    ) -> Option<Duration> {
         let request = &admitted.request;
-        tracking.begin(Timestamp::now());
-        self.limits.begin(&request.task, Instant::now());
-        self.activity.begin();
-        self.metrics.busy.set(1);
-        self.metrics.count(Counted::Started, &request.task);
-        self.events.task(EventKind::TaskStarted { uuid: request.id.clone() });
         let context = Context::new(Facts {
             request: Arc::clone(request),
             hostname: Arc::clone(&self.node),
@@ -194,14 +212,33 @@ impl Work {
             span: info_span!("task", id = request.id, name = request.task),
             cancelled: cancel.subscribe(),
         });
+        let submitted = Job { task: Arc::clone(&admitted.task), context };
+        let mut ticket = self.executor.submit(submitted, !admitted.task.acks_late);
+        let is_recalled = tokio::select! {
+            biased;
+            () = ticket.begun() => false,
+            () = recall.notified() => ticket.withdraw(),
+        };
+        if is_recalled {
+            delivery.settle(Disposition::Requeue, None);
+            return None;
+        }
         if !admitted.task.acks_late {
-            acknowledge(delivery, Disposition::Ack).await;
+            if !delivery.acknowledge().await {
+                // It will come again, and must not have been run then.
+                return None;
+            }
+            ticket.go();
         }
         let begun = Instant::now();
-        let running = self.executor.execute(Job { task: Arc::clone(&admitted.task), context });
+        tracking.begin(Timestamp::now());
+        self.activity.begin();
+        self.metrics.busy.set(1);
+        self.metrics.count(Counted::Started, &request.task);
+        self.events.task(EventKind::TaskStarted { uuid: request.id.clone() });
         let of_message = TimeLimits { soft: request.time_limit.soft(), hard: request.time_limit.hard() };
         let limits = of_message.or(self.limits.times(&request.task));
-        let ended = supervise(running, limits, tracking.terminate(), cancel).await;
+        let ended = supervise(ticket.ended(), limits, tracking.terminate(), cancel).await;
         let is_stuck = ended.is_stuck();
         let runtime = match &ended {
             Ended::Finished(outcome) => outcome.runtime,
@@ -210,11 +247,9 @@ impl Work {
         self.metrics.observe_runtime(&request.task, runtime);
         let settlement = settle(admitted, ended, Timestamp::now(), backoff::random());
         let settlement = self.advance(delivery, admitted, settlement).await;
-        if !self.conclude(delivery, settlement, Some(runtime)).await {
-            self.done.remember(request);
-        }
-        self.metrics.busy.set(0);
+        self.conclude(delivery, settlement, Some(request), Some(runtime)).await;
         self.activity.end();
+        self.metrics.busy.set(self.activity.active().into());
         if is_stuck {
             warn!(
                 id = request.id,
@@ -223,6 +258,7 @@ impl Work {
             );
             self.stop.restart();
         }
+        Some(runtime)
     }
 
     /// Sends what follows a task that succeeded. If that can't be done, the task has failed.
@@ -245,13 +281,14 @@ impl Work {
         }
     }
 
-    /// Carries out what was decided: store, tell the chord and the rest of the chain, acknowledge, tell monitors. False if the broker can't be told.
+    /// Carries out what was decided: store, tell the chord and the rest of the chain, acknowledge, tell monitors.
     async fn conclude(
         &self,
         delivery: &Arrival,
         mut settlement: Settlement,
+        request: Option<&Arc<Request>>,
         runtime: Option<Duration>,
-    ) -> bool {
+    ) {
         if let Some(meta) = &settlement.store {
             let properties = amqp::properties(&delivery.properties);
             let reply = ReplyAddress {
@@ -266,10 +303,7 @@ impl Work {
                 settlement = settlement.failed_after_all(&exception);
             }
         }
-        let is_acknowledged = acknowledge(delivery, settlement.disposition).await;
-        if !is_acknowledged {
-            warn!(id = settlement.id, "not acknowledged: the broker will deliver the message again");
-        }
+        delivery.settle(settlement.disposition, request);
         if let Some(event) = settlement.event {
             self.events.task(event);
         }
@@ -295,7 +329,6 @@ impl Work {
                 error!(id, task, category, problem, "message rejected: it can't be read");
             }
         }
-        is_acknowledged
     }
 }
 
@@ -304,7 +337,7 @@ enum Waited {
     Due,
     Postponed,
     Refused(Box<Settlement>),
-    Stopping,
+    Recalled,
 }
 
 fn home(delivery: &Arrival) -> Home {
@@ -327,35 +360,5 @@ fn delivery_info(delivery: &Arrival, request: &Request) -> DeliveryInfo {
         routing_key: delivery.routing_key.to_string(),
         priority: request.priority,
         redelivered: attempts::is_redelivered(delivery),
-    }
-}
-
-/// Tells the broker what became of a message; false if it can't be told.
-async fn acknowledge(delivery: &Arrival, disposition: Disposition) -> bool {
-    let told = match disposition {
-        Disposition::Ack => answer("acknowledge", delivery.acker.ack(BasicAckOptions::default())).await,
-        Disposition::Reject => {
-            answer("reject", delivery.acker.reject(BasicRejectOptions { requeue: false })).await
-        }
-        Disposition::Requeue => {
-            answer("requeue", delivery.acker.reject(BasicRejectOptions { requeue: true })).await
-        }
-        Disposition::Nothing => return true,
-    };
-    // Never on another channel: delivery tags of one mean something else on the next.
-    told.unwrap_or_else(|error| {
-        debug!(error = error.describe(), "the broker can't be told");
-        false
-    })
-}
-
-/// Puts a message back into its queue.
-pub(crate) async fn give_back(acker: &Acker) {
-    let requeue = BasicNackOptions { multiple: false, requeue: true };
-    match answer("give a message back", acker.nack(requeue)).await {
-        Ok(_) => debug!("gave a message back to its queue"),
-        Err(error) => {
-            warn!(error = %error.describe(), "the broker takes the message back when the connection ends")
-        }
     }
 }

@@ -32,6 +32,9 @@ use crate::{
     work::Work,
 };
 
+/// Messages of a queue that a worker holds at most. With more, tasks of microseconds don't become faster.
+pub(crate) const MOST_IN_HAND: u16 = 64;
+
 /// How long the last events may take to go out when the worker stops.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -89,6 +92,7 @@ pub struct WorkerBuilder {
     http: Option<SocketAddr>,
     time_limits: TimeLimits,
     delivery_limit: u32,
+    most_in_hand: u16,
     registry: Registry,
     mounted: Mounted,
     state_dir: Option<PathBuf>,
@@ -109,6 +113,7 @@ impl Worker {
             http: None,
             time_limits: TimeLimits::default(),
             delivery_limit: attempts::DEFAULT_LIMIT,
+            most_in_hand: MOST_IN_HAND,
             registry: Registry::default(),
             mounted: Mounted::default(),
             state_dir: None,
@@ -222,6 +227,14 @@ impl WorkerBuilder {
         self
     }
 
+    /// Holds at most so many messages of a queue at once, 64 unless set. A worker holds more than one only while its tasks
+    /// are short: below about a millisecond.
+    #[must_use]
+    pub fn max_prefetch(mut self, messages: u16) -> Self {
+        self.most_in_hand = messages.max(1);
+        self
+    }
+
     /// Registers `function` as the task called `name`: a plain `fn`, run on a thread where it may block, or an `async
     /// fn`. See [`Task`] for naming its parameters.
     #[must_use]
@@ -302,8 +315,8 @@ impl WorkerBuilder {
             postponed: Arc::default(),
             revoked: Arc::default(),
             limits: Arc::new(Limits::new(self.time_limits)),
-            done: Done::default(),
             delivery_limit: self.delivery_limit,
+            done: Arc::new(Done::default()),
             results,
             canvas,
             events,
@@ -336,7 +349,7 @@ impl WorkerBuilder {
             name: self.node,
             create_missing_queues: self.create_missing_queues,
         };
-        let stopped = consume::run(&work, &options, &queues).await;
+        let stopped = consume::run(&work, &options, &queues, self.most_in_hand).await;
         let is_restarting = work.stop.urgency() == Urgency::Restart;
         beating.abort();
         controlling.abort();

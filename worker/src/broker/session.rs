@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, ops::Deref, sync::Arc, time::Duration};
 
 use celery_client::{BrokerAddress, amqp::short, connect, queue};
+use celery_protocol::Request;
 use futures_util::{StreamExt, future::join_all};
 use lapin::{
     Channel, Connection, Consumer, ExchangeKind,
@@ -19,15 +20,14 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
-use super::{ANSWER_TIMEOUT, BrokerError, answer, bounded};
+use super::{ANSWER_TIMEOUT, Acks, BrokerError, answer, bounded};
 use crate::{
     backoff::{self, Backoff},
+    done::Done,
     health::Health,
     queues::{Binding, Queue},
+    settle::Disposition,
 };
-
-/// Messages that a consumer may have unacknowledged: the one that is being worked on.
-const PREFETCH: u16 = 1;
 
 /// What a session needs to know.
 #[derive(Clone, Debug)]
@@ -44,6 +44,19 @@ pub(crate) struct SessionOptions {
 pub(crate) struct Arrival {
     delivery: Delivery,
     pub(crate) queue: Arc<str>,
+    acks: Arc<Acks>,
+}
+
+impl Arrival {
+    /// Tells the broker what became of the message, and of the call in it, if it is one.
+    pub(crate) fn settle(&self, disposition: Disposition, call: Option<&Arc<Request>>) {
+        self.acks.settle(self.delivery_tag, &self.acker, disposition, call.cloned());
+    }
+
+    /// Acknowledges the message now, while it is still being worked on; false if that can't be done.
+    pub(crate) async fn acknowledge(&self) -> bool {
+        self.acks.acknowledge(self.delivery_tag, &self.acker).await
+    }
 }
 
 impl Deref for Arrival {
@@ -72,6 +85,9 @@ pub(crate) struct Session {
     channel: Channel,
     options: SessionOptions,
     health: Arc<Health>,
+    /// Messages that each consumer may have unacknowledged.
+    prefetch: u16,
+    acks: Arc<Acks>,
     feeds: BTreeMap<String, FeedHandle>,
     sender: mpsc::UnboundedSender<Incoming>,
     incoming: mpsc::UnboundedReceiver<Incoming>,
@@ -79,6 +95,7 @@ pub(crate) struct Session {
 
 #[derive(Debug)]
 struct FeedHandle {
+    queue: Queue,
     stop: oneshot::Sender<()>,
     feed: JoinHandle<()>,
 }
@@ -95,21 +112,66 @@ impl FeedHandle {
 
 impl Session {
     /// Connects. Nothing is consumed yet.
-    pub(crate) async fn open(options: SessionOptions, health: Arc<Health>) -> Result<Self, BrokerError> {
+    pub(crate) async fn open(
+        options: SessionOptions,
+        health: Arc<Health>,
+        done: Arc<Done>,
+    ) -> Result<Self, BrokerError> {
         let connection = connect(&options.address, &options.name).await?;
         let channel = answer("open a channel", connection.create_channel()).await?;
-        // Per consumer: quorum queues know no other kind of limit, and RabbitMQ 4.3 denies the other for all.
-        answer("limit the prefetch", channel.basic_qos(PREFETCH, BasicQosOptions { global: false })).await?;
         let (sender, incoming) = mpsc::unbounded_channel();
-        let connection = Arc::new(connection);
-        Ok(Self { connection, channel, options, health, feeds: BTreeMap::new(), sender, incoming })
+        let mut session = Self {
+            connection: Arc::new(connection),
+            channel,
+            options,
+            health,
+            prefetch: 1,
+            acks: Arc::new(Acks::new(done)),
+            feeds: BTreeMap::new(),
+            sender,
+            incoming,
+        };
+        session.limit(1).await?;
+        Ok(session)
+    }
+
+    /// Messages that each consumer may have unacknowledged.
+    pub(crate) fn prefetch(&self) -> u16 {
+        self.prefetch
+    }
+
+    /// Acknowledgements of what came in on this session.
+    pub(crate) fn acks(&self) -> &Acks {
+        &self.acks
+    }
+
+    /// Lets consumers that begin from now on have so many messages unacknowledged.
+    pub(crate) async fn limit(&mut self, prefetch: u16) -> Result<(), BrokerError> {
+        // Per consumer: quorum queues know no other kind of limit, and RabbitMQ 4.3 denies the other for all.
+        let qos = self.channel.basic_qos(prefetch, BasicQosOptions { global: false });
+        answer("limit the prefetch", qos).await?;
+        self.prefetch = prefetch;
+        Ok(())
+    }
+
+    /// Replaces all consumers by ones that may have so many messages unacknowledged: the limit of a consumer is that of its beginning.
+    pub(crate) async fn resize(&mut self, prefetch: u16) -> Result<(), BrokerError> {
+        self.limit(prefetch).await?;
+        for (_, handle) in std::mem::take(&mut self.feeds) {
+            let queue = handle.queue.clone();
+            self.feed(&queue, Some(handle));
+        }
+        Ok(())
     }
 
     /// Consumes from `queue`, from now on or as soon as it exists.
     pub(crate) fn consume(&mut self, queue: &Queue) {
-        if self.feeds.contains_key(&queue.name) {
-            return;
+        if !self.feeds.contains_key(&queue.name) {
+            self.feed(queue, None);
         }
+    }
+
+    fn feed(&mut self, queue: &Queue, replaced: Option<FeedHandle>) {
         let (stop, stopped) = oneshot::channel();
         let feed = Feed {
             queue: queue.clone(),
@@ -119,9 +181,11 @@ impl Session {
             create_missing: self.options.create_missing_queues,
             health: Arc::clone(&self.health),
             sender: self.sender.clone(),
+            acks: Arc::clone(&self.acks),
+            name: queue.name.as_str().into(),
         };
-        let feed = tokio::spawn(feed.run(stopped));
-        self.feeds.insert(queue.name.clone(), FeedHandle { stop, feed });
+        let feed = tokio::spawn(feed.run(stopped, replaced));
+        self.feeds.insert(queue.name.clone(), FeedHandle { queue: queue.clone(), stop, feed });
     }
 
     /// Stops consuming from a queue. What the broker had sent already comes out of [`Session::next`] afterwards.
@@ -162,6 +226,8 @@ impl Session {
 
     /// Closes the connection, after everything sent before has reached the broker.
     pub(crate) async fn close(self) {
+        self.acks.flush();
+        self.acks.sent().await;
         if let Err(error) = answer("close the connection", self.connection.close(200, "done".into())).await {
             warn!(error = %error.describe(), "the connection did not close in good order");
         }
@@ -185,10 +251,30 @@ struct Feed {
     create_missing: bool,
     health: Arc<Health>,
     sender: mpsc::UnboundedSender<Incoming>,
+    acks: Arc<Acks>,
+    name: Arc<str>,
 }
 
 impl Feed {
-    async fn run(self, mut stopped: oneshot::Receiver<()>) {
+    /// Consumes until it is stopped or the channel is lost, and ends the feed that it replaces as soon as it has begun.
+    async fn run(self, mut stopped: oneshot::Receiver<()>, mut replaced: Option<FeedHandle>) {
+        let mut ending = None;
+        self.consume(&mut stopped, || {
+            if let Some(replaced) = replaced.take() {
+                ending = Some(tokio::spawn(replaced.end()));
+            }
+        })
+        .await;
+        if let Some(replaced) = replaced {
+            replaced.end().await;
+        }
+        if let Some(ending) = ending {
+            // An error means that the runtime is going down.
+            let _ = ending.await;
+        }
+    }
+
+    async fn consume(&self, stopped: &mut oneshot::Receiver<()>, mut begun: impl FnMut()) {
         let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
         loop {
             // Not to be interrupted: a consumer that the broker has and we don't know of would keep its messages for itself.
@@ -199,7 +285,8 @@ impl Feed {
                     self.health.queue(&self.queue.name, None);
                     let _ = self.sender.send(Incoming::Consuming);
                     backoff.reset();
-                    match self.forward(consumer, &mut stopped).await {
+                    begun();
+                    match self.forward(consumer, stopped).await {
                         Ended::Stopped => return,
                         Ended::Failed(error) => error.describe(),
                         Ended::Cancelled => {
@@ -218,7 +305,7 @@ impl Feed {
             let wait = backoff.next(backoff::random());
             warn!(queue = self.queue.name, problem, retry_in = ?wait, "not consuming");
             tokio::select! {
-                _ = &mut stopped => return,
+                _ = &mut *stopped => return,
                 () = sleep(wait) => {}
             }
         }
@@ -288,9 +375,10 @@ impl Feed {
     }
 
     fn deliver(&self, delivery: Delivery) {
+        self.acks.arrived(delivery.delivery_tag);
+        let (queue, acks) = (Arc::clone(&self.name), Arc::clone(&self.acks));
         // If the session is gone, so is its channel: the broker takes the message back.
-        let queue = self.queue.name.as_str().into();
-        let _ = self.sender.send(Incoming::Delivery(Box::new(Arrival { delivery, queue })));
+        let _ = self.sender.send(Incoming::Delivery(Box::new(Arrival { delivery, queue, acks })));
     }
 }
 

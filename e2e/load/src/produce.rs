@@ -1,0 +1,91 @@
+//! The scenario of the demo, without Kubernetes: producers that post Fibonacci tasks and want each result.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use celery_client::{AsyncResult, BrokerAddress, Celery, ResultStoreAddress};
+use celery_protocol::Signature;
+use clap::Args;
+use futures_util::{StreamExt, stream};
+
+use crate::{Outcome, on_this_thread};
+
+/// Tasks that a producer has sent and not seen the result of.
+const OUTSTANDING: usize = 100;
+
+/// Longest wait for a single result: a whole backlog may lie before it.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// Sends `tasks.fib(n)`.
+#[derive(Args)]
+pub(crate) struct Produce {
+    #[arg(long)]
+    broker: BrokerAddress,
+    #[arg(long)]
+    results: ResultStoreAddress,
+    /// Queues, each used by turns
+    #[arg(long, value_delimiter = ',')]
+    queues: Vec<String>,
+    #[arg(long)]
+    tasks: u64,
+    #[arg(long, default_value_t = 10)]
+    producers: u64,
+    /// Argument of each task
+    #[arg(long, default_value_t = 10)]
+    fib: u64,
+}
+
+impl Produce {
+    pub(crate) fn run(self) -> Outcome<f64> {
+        let begun = Instant::now();
+        let next = AtomicU64::new(0);
+        thread::scope(|scope| {
+            let producers: Vec<_> =
+                (0..self.producers).map(|_| scope.spawn(|| on_this_thread(self.produce(&next)))).collect();
+            producers.into_iter().try_for_each(|thread| thread.join().map_err(|_| "a thread panicked")?)
+        })?;
+        Ok(self.tasks as f64 / begun.elapsed().as_secs_f64())
+    }
+
+    async fn produce(&self, next: &AtomicU64) -> Outcome {
+        let celery = Celery::builder(self.broker.clone()).results(self.results.clone()).connect().await?;
+        let mine = std::iter::from_fn(|| {
+            Some(next.fetch_add(1, Ordering::Relaxed)).filter(|number| *number < self.tasks)
+        });
+        let calls = mine.map(|number| {
+            let queue = &self.queues[usize::try_from(number).unwrap_or_default() % self.queues.len()];
+            self.call(&celery, queue)
+        });
+        let mut done = stream::iter(calls).buffer_unordered(OUTSTANDING);
+        while let Some(result) = done.next().await {
+            result?;
+        }
+        celery.close().await;
+        Ok(())
+    }
+
+    async fn call(&self, celery: &Celery, queue: &str) -> Outcome {
+        let signature = Signature::new("tasks.fib").with_args(&(self.fib,))?.queue(queue);
+        let result: AsyncResult = celery.send(&signature).await?;
+        let value: u64 = result.get(PATIENCE).await?;
+        let expected = fibonacci(self.fib);
+        if value == expected { Ok(()) } else { Err(format!("fib({}) is not {value}", self.fib).into()) }
+    }
+}
+
+fn fibonacci(n: u64) -> u64 {
+    (0..n).fold((0, 1), |(a, b), _| (b, a + b)).0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fibonacci_begins_with_zero() {
+        assert_eq!((0..8).map(fibonacci).collect::<Vec<_>>(), [0, 1, 1, 2, 3, 5, 8, 13]);
+    }
+}
