@@ -36,6 +36,11 @@ pub fn reference(name: &str) -> String {
     format!("{REGISTRY}/{name}:{}", env!("CARGO_PKG_VERSION"))
 }
 
+/// Where [`ours`] leaves one of our programs.
+pub fn program(name: &str) -> PathBuf {
+    paths::target().join(format!("{}-unknown-linux-musl/release/{name}", std::env::consts::ARCH))
+}
+
 /// Builds `soloist-operator` and `soloist-worker` as static programs and gives back the tars of their images.
 ///
 /// # Errors
@@ -49,11 +54,12 @@ pub async fn ours(progress: &Progress) -> Result<Vec<PathBuf>> {
     for (program, _) in PROGRAMS {
         build.args(["--package", program, "--bin", program]);
     }
+    build.arg("--config").arg(without_paths(&target)?);
     command::watch(&mut build, BUILD, |line| step.note(line)).await?;
     let mut tars = Vec::new();
     let mut sizes = Vec::new();
     for (program, most_bytes) in PROGRAMS {
-        let binary = paths::target().join(&target).join("release").join(program);
+        let binary = self::program(program);
         check(&binary, most_bytes)?;
         let tar = write(&reference(program), &binary, true)?;
         sizes.push(format!("{program} {:.1} MB", tar.metadata()?.len() as f64 / 1e6));
@@ -63,12 +69,29 @@ pub async fn ours(progress: &Progress) -> Result<Vec<PathBuf>> {
     Ok(tars)
 }
 
+/// The setting for cargo by which rustc writes no folder of this machine into the programs (panics name their place in the source): the same
+/// sources then make the same program wherever they lie.
+fn without_paths(target: &str) -> Result<String> {
+    let cargo_home = match std::env::var_os("CARGO_HOME") {
+        Some(home) => PathBuf::from(home),
+        None => std::env::home_dir().context("neither CARGO_HOME nor HOME is set")?.join(".cargo"),
+    };
+    let flag = |from: &Path, to: &str| format!("--remap-path-prefix={}={to}", from.display());
+    let flags = [flag(&cargo_home.join("registry/src"), "/crates"), flag(&paths::repository(), "/soloist")];
+    Ok(format!("target.{target}.rustflags={flags:?}"))
+}
+
 /// Refuses a program that an image `FROM scratch` can't run, or that has grown beyond its limit.
 fn check(binary: &Path, most_bytes: u64) -> Result<()> {
     let shown = binary.display();
     let program = std::fs::read(binary).with_context(|| format!("read {shown}"))?;
     if let Some(interpreter) = elf::interpreter(&program).with_context(|| format!("look into {shown}"))? {
         bail!("{shown} is not static: it needs {interpreter}, which its image does not have");
+    }
+    for folder in [paths::repository().display().to_string(), "/registry/src/".to_owned()] {
+        if program.windows(folder.len()).any(|window| window == folder.as_bytes()) {
+            bail!("{shown} tells where it was built: it holds {folder}");
+        }
     }
     let bytes = program.len() as u64;
     if bytes > most_bytes {

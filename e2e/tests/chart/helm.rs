@@ -12,6 +12,11 @@ use serde_json::Value;
 /// The chart, from the repository's root.
 pub(crate) const CHART: &str = "charts/soloist";
 
+/// The oldest Kubernetes that the chart is for.
+pub(crate) const OLDEST: &str = "1.33.0";
+/// The newest there is.
+pub(crate) const NEWEST: &str = "1.37.0";
+
 /// `$HELM`, or the one that the cluster's programs were built with, or the one in PATH.
 pub(crate) fn helm_program() -> PathBuf {
     let set = std::env::var_os("HELM").map(PathBuf::from);
@@ -48,7 +53,13 @@ pub(crate) fn dashboards() -> Vec<Value> {
 
 /// The objects that the chart renders with these values, on a cluster that has these APIs besides its own.
 pub(crate) fn render(name: &str, values: &str, apis: &[&str]) -> Vec<Value> {
+    render_on(NEWEST, name, values, apis)
+}
+
+/// The same, on a cluster of this version.
+pub(crate) fn render_on(kubernetes: &str, name: &str, values: &str, apis: &[&str]) -> Vec<Value> {
     let mut args = vec!["template", "soloist", CHART, "--namespace", "soloist-system", "--values", "-"];
+    args.extend(["--kube-version", kubernetes]);
     args.extend(apis.iter().flat_map(|api| ["--api-versions", api]));
     let output = helm(&args, values);
     assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));

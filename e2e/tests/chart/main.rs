@@ -2,6 +2,8 @@
 
 mod helm;
 mod install;
+mod metrics;
 mod monitoring;
 mod rendering;
+mod schemas;
 mod values;

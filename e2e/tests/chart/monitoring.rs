@@ -10,14 +10,15 @@ use crate::helm::render;
 use crate::values::MONITORING;
 
 fn yaml(path: &str) -> Value {
-    serde_yaml::from_str(&std::fs::read_to_string(repository().join(path)).unwrap()).unwrap()
+    let text = std::fs::read_to_string(repository().join(path)).expect("a file of the repository");
+    serde_yaml::from_str(&text).expect("YAML")
 }
 
-fn list(value: &Value) -> &[Value] {
+pub(crate) fn list(value: &Value) -> &[Value] {
     value.as_array().map(Vec::as_slice).unwrap_or_default()
 }
 
-fn alerts() -> Vec<Value> {
+pub(crate) fn alerts() -> Vec<Value> {
     let file = yaml("charts/soloist/alerts.yaml");
     list(&file["groups"]).iter().flat_map(|group| list(&group["rules"]).to_vec()).collect()
 }
