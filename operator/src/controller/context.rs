@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use super::pods::Pods;
 use super::replica_sets::ReplicaSets;
 use super::secrets::{SecretName, Secrets};
+use super::update_status::Pace;
 use crate::api::v1alpha1::{TaskQueue, TaskQueueStatus};
 use crate::broker::Hub;
 use crate::metrics::Metrics;
@@ -79,6 +80,8 @@ pub(super) struct Memory {
     pub(super) refused: Option<(String, Problem, Instant)>,
     /// The status that was written last, and when.
     pub(super) status: Option<(TaskQueueStatus, Instant)>,
+    /// How often its numbers are written.
+    pub(super) pace: Pace,
     /// What was told by events.
     pub(super) told: Option<Told>,
     /// Since when a deletion waits for the queues to be gone.
@@ -103,6 +106,7 @@ impl Memory {
             known_drift: None,
             refused: None,
             status: None,
+            pace: Pace::default(),
             told: None,
             waiting_for_removal: None,
             staying: HashSet::new(),

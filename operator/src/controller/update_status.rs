@@ -17,8 +17,9 @@ use crate::plan::autoscaler::Decision;
 use crate::plan::metadata::{OPERATOR, selector_text};
 use crate::plan::status::{Facts, Told, UNKNOWN, Workers, conditions, merged};
 
-/// Numbers alone are written at most this often: they change with every task.
-const NUMBERS_AT_MOST_EVERY: Duration = Duration::from_secs(2);
+/// Numbers alone are written this often when they begin to change, and ever less often while they go on: they change with every task.
+const NUMBERS_FIRST_EVERY: Duration = Duration::from_secs(2);
+const NUMBERS_AT_LEAST_EVERY: Duration = Duration::from_secs(30);
 
 /// How long an operator that has just begun leaves a status alone while it doesn't know everything.
 const TAKE_OVER_WITHIN: Duration = Duration::from_secs(5);
@@ -77,10 +78,11 @@ pub(super) async fn update_status(
     }
     if let Some((_, written_at)) = &memory.status
         && only_numbers_differ(&before, &after)
-        && let Some(wait) = NUMBERS_AT_MOST_EVERY.checked_sub(written_at.elapsed())
+        && let Some(wait) = memory.pace.put_off(written_at.elapsed())
     {
         return Ok(Some(wait));
     }
+    memory.pace.written(only_numbers_differ(&before, &after));
     write(task_queue, &after, context).await?;
     memory.status = Some((after, Instant::now()));
     let told = memory.told.get_or_insert_with(|| Told::new(&before.conditions));
@@ -101,6 +103,38 @@ pub(super) async fn update_status(
         .await;
     }
     Ok(None)
+}
+
+/// How often numbers are written.
+#[derive(Debug)]
+pub(super) struct Pace {
+    every: Duration,
+    /// Whether numbers that have changed wait for being written.
+    waits: bool,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { every: NUMBERS_FIRST_EVERY, waits: false }
+    }
+}
+
+impl Pace {
+    /// How long numbers that have changed must wait, if the last ones were written so long ago.
+    fn put_off(&mut self, since_written: Duration) -> Option<Duration> {
+        let wait = self.every.checked_sub(since_written).filter(|wait| !wait.is_zero());
+        self.waits |= wait.is_some();
+        wait
+    }
+
+    /// Notes that the status was written, nothing but numbers being new in it.
+    fn written(&mut self, only_numbers: bool) {
+        *self = match self.waits && only_numbers {
+            // They have changed all the time.
+            true => Self { every: (2 * self.every).min(NUMBERS_AT_LEAST_EVERY), waits: false },
+            false => Self::default(),
+        };
+    }
 }
 
 async fn write(task_queue: &TaskQueue, status: &TaskQueueStatus, context: &Context) -> Result<(), Error> {
@@ -185,4 +219,47 @@ fn set_metrics(
 /// Conditions have whole seconds, as the API server would make of them anyway.
 fn seconds(now: Timestamp) -> Timestamp {
     Timestamp::from_second(now.as_second()).unwrap_or(now)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Seconds at which numbers are written that change at these seconds.
+    fn written(changes: impl Iterator<Item = u64>) -> Vec<u64> {
+        let (mut pace, mut written, mut waits) = (Pace::default(), vec![0], false);
+        let changes: Vec<u64> = changes.collect();
+        for second in 1..=changes.last().copied().unwrap_or_default() + 60 {
+            waits |= changes.contains(&second);
+            let since = Duration::from_secs(second - written.last().unwrap());
+            if waits && pace.put_off(since).is_none() {
+                pace.written(true);
+                written.push(second);
+                waits = false;
+            }
+        }
+        written[1..].to_vec()
+    }
+
+    #[test]
+    fn numbers_that_never_rest_are_written_ever_less_often() {
+        assert_eq!(written(1..=200), [2, 6, 14, 30, 60, 90, 120, 150, 180, 210]);
+    }
+
+    #[test]
+    fn numbers_that_change_after_a_rest_are_written_at_once() {
+        assert_eq!(written([100, 101, 200, 300].into_iter()), [100, 102, 200, 300]);
+    }
+
+    #[test]
+    fn numbers_at_rest_are_not_written() {
+        assert_eq!(written([].into_iter()), [0; 0]);
+    }
+
+    #[test]
+    fn news_sets_the_pace_anew() {
+        let mut pace = Pace { every: NUMBERS_AT_LEAST_EVERY, waits: true };
+        pace.written(false);
+        assert_eq!(pace.every, NUMBERS_FIRST_EVERY);
+    }
 }
