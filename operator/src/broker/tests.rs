@@ -1,5 +1,7 @@
 //! Against a real RabbitMQ: each test in a virtual host of its own, which goes with it.
 
+mod celery;
+
 use std::time::{Duration, Instant};
 
 use celery_client::amqp::short;
