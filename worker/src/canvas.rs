@@ -3,6 +3,7 @@
 //! All of it is published with confirms before the task's own message is acknowledged. A message that is delivered again
 //! sends what follows again, under the same ids.
 
+mod replace;
 mod sender;
 
 use std::{collections::VecDeque, sync::Arc};
@@ -50,6 +51,10 @@ pub(crate) enum Ending {
         traceback: Option<String>,
     },
     Revoked(Exception),
+    /// Another call takes its place.
+    Replaced(Box<Signature>),
+    /// It has a canvas sent, whose handle is its result.
+    Sent(Box<Signature>),
     /// It is to be run again.
     Retry {
         again: Box<Request>,
@@ -60,7 +65,7 @@ pub(crate) enum Ending {
 impl Sequel {
     /// None if nothing follows the call.
     pub(crate) fn new(request: &Arc<Request>, ending: Ending) -> Option<Box<Self>> {
-        if let Ending::Retry { .. } = &ending {
+        if let Ending::Retry { .. } | Ending::Replaced(_) | Ending::Sent(_) = &ending {
             return Some(Box::new(Self { request: Arc::clone(request), ending }));
         }
         let embed = &request.embed;
@@ -84,9 +89,17 @@ pub(crate) enum FollowError {
     Send { task: String, source: SendError },
     #[error("a chord follows, and chords need a result store in Redis: this worker has none")]
     NoChords,
+    #[error("a signature that replaces a task can't be part of a chord")]
+    ReplacedByMember,
+    #[error("this task is no member of a chord")]
+    NoMember,
 }
 
 impl FollowError {
+    fn into_task_error(self) -> TaskError {
+        TaskError::from_exception(self.exception())
+    }
+
     fn exception(&self) -> Exception {
         let message = self.to_string();
         match self {
@@ -94,11 +107,16 @@ impl FollowError {
             Self::Send { source: SendError::Publish(_), .. } => {
                 Exception::new("kombu.exceptions", "OperationalError", vec![message.into()])
             }
-            Self::Send { .. } => Exception::builtin("ValueError", message),
+            Self::Send { .. } | Self::ReplacedByMember | Self::NoMember => {
+                Exception::builtin("ValueError", message)
+            }
             Self::NoChords => Exception::builtin("NotImplementedError", message),
         }
     }
 }
+
+/// Ids of what is added to a chord are numbered from here: nothing else that a call sends is so much.
+const ADDED_IDS: u32 = 1 << 31;
 
 /// The call that something follows.
 struct Parent<'a> {
@@ -117,7 +135,8 @@ impl<'a> Parent<'a> {
     /// The same ids each time that the same message is worked on, so that parts of a chord are not counted twice.
     fn new_id(&mut self) -> String {
         self.ids += 1;
-        let name = format!("{}:{}:{}", self.request.id, self.request.retries, self.ids);
+        let Request { id, retries, replaced_task_nesting: nesting, .. } = self.request;
+        let name = format!("{id}:{retries}:{nesting}:{}", self.ids);
         Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes()).to_string()
     }
 
@@ -154,8 +173,81 @@ impl Canvas {
         value: &RawValue,
         home: &Home,
     ) -> Result<Vec<ResultTuple>, TaskError> {
-        let advanced = self.try_advance(request, value, home).await;
-        advanced.map_err(|error| TaskError::from_exception(error.exception()))
+        self.try_advance(request, value, home).await.map_err(FollowError::into_task_error)
+    }
+
+    /// Sends another call in place of one.
+    ///
+    /// # Errors
+    /// As [`Canvas::advance`].
+    pub(crate) async fn replace(
+        &self,
+        request: &Request,
+        signature: Signature,
+        home: &Home,
+    ) -> Result<(), TaskError> {
+        let mut parent = Parent::new(request, home);
+        let replaced = async {
+            let (signature, mut overrides) = replace::replacement(request, signature)?;
+            overrides.extend(parent.overrides());
+            self.apply(signature, &[], overrides, &mut parent).await
+        };
+        replaced.await.map(drop).map_err(FollowError::into_task_error)
+    }
+
+    /// Sends a canvas for a call, and returns its handle.
+    ///
+    /// # Errors
+    /// As [`Canvas::advance`].
+    pub(crate) async fn send(
+        &self,
+        request: &Request,
+        signature: Signature,
+        home: &Home,
+    ) -> Result<ResultTuple, TaskError> {
+        let mut parent = Parent::new(request, home);
+        let overrides = parent.overrides();
+        self.apply(signature, &[], overrides, &mut parent).await.map_err(FollowError::into_task_error)
+    }
+
+    /// Adds members to the chord that a call is a member of, and returns their handles.
+    ///
+    /// # Errors
+    /// As [`Canvas::advance`], and when the call is no such member.
+    pub(crate) async fn add_to_chord(
+        &self,
+        request: &Request,
+        members: Vec<Signature>,
+        home: &Home,
+    ) -> Result<Vec<ResultTuple>, TaskError> {
+        let added = self.try_add_to_chord(request, members, home).await;
+        added.map_err(FollowError::into_task_error)
+    }
+
+    async fn try_add_to_chord(
+        &self,
+        request: &Request,
+        members: Vec<Signature>,
+        home: &Home,
+    ) -> Result<Vec<ResultTuple>, FollowError> {
+        let (Some(chord), Some(group_id)) = (request.embed.chord.as_deref(), request.group.as_deref()) else {
+            return Err(FollowError::NoMember);
+        };
+        let Some(redis) = self.chords().await else { return Err(FollowError::NoChords) };
+        // Not those of what follows the call.
+        let mut parent = Parent { ids: ADDED_IDS, ..Parent::new(request, home) };
+        let mut handles = Vec::with_capacity(members.len());
+        for member in members {
+            let id = member.text_option("task_id").map_or_else(|| parent.new_id(), str::to_owned);
+            self.insist("add to a chord", || redis.add_to_chord(group_id, &id)).await;
+            let mut overrides = parent.overrides();
+            overrides.insert("task_id".to_owned(), id.into());
+            overrides.insert("group_id".to_owned(), group_id.into());
+            overrides.insert("group_index".to_owned(), request.group_index.into());
+            overrides.insert("chord".to_owned(), value_of(chord));
+            handles.push(self.apply(member, &[], overrides, &mut parent).await?);
+        }
+        Ok(handles)
     }
 
     async fn try_advance(
@@ -389,7 +481,7 @@ fn part_of(request: &Request, ending: &Ending) -> Option<(ChordPart, Signature)>
         Ending::Success(value) => (State::Success, value.clone()),
         Ending::Failure { exception, .. } => (State::Failure, raw(exception)),
         Ending::Revoked(exception) => (State::Revoked, raw(exception)),
-        Ending::Retry { .. } => return None,
+        Ending::Retry { .. } | Ending::Replaced(_) | Ending::Sent(_) => return None,
     };
     let part = ChordPart {
         group_id: request.group.clone()?,
@@ -400,6 +492,10 @@ fn part_of(request: &Request, ending: &Ending) -> Option<(ChordPart, Signature)>
         size: body.chord_size,
     };
     Some((part, body.clone()))
+}
+
+fn value_of(signature: &Signature) -> Value {
+    serde_json::to_value(signature).expect("a signature has string keys only")
 }
 
 fn list(signatures: &[Signature]) -> Value {

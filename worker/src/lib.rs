@@ -65,7 +65,10 @@ mod work;
 mod worker;
 
 pub use celery_client::{AddressError, BrokerAddress, ResultStoreAddress};
-pub use celery_protocol::{Exception, Request};
+pub use celery_protocol::{
+    Exception, Request, Signature,
+    canvas::{chain, chord, group},
+};
 pub use consume::Stopped;
 pub use log::{LogError, LogFormat};
 pub use options::{Addresses, Options, main};

@@ -6,7 +6,7 @@ use celery_client::{
     ResultStore,
     results::{RedisAddress, RedisResults, ReplyAddress, RpcResults, StoreError},
 };
-use celery_protocol::TaskMeta;
+use celery_protocol::{State, TaskMeta};
 use tokio::{sync::OnceCell, time::timeout};
 use tracing::{info, warn};
 
@@ -60,6 +60,13 @@ impl Results {
             ResultStore::Redis(redis) => Some(redis),
             ResultStore::Rpc(_) => None,
         })
+    }
+
+    /// Whether it is stored of a call that it was revoked: before this worker started, perhaps.
+    pub(crate) async fn is_revoked(&self, id: &str, health: &Health, metrics: &Metrics) -> bool {
+        let Some(redis) = self.redis(health, metrics).await else { return false };
+        let meta = self.insist("read a result", || redis.get(id), health, metrics).await;
+        meta.is_some_and(|meta| meta.status == State::Revoked)
     }
 
     /// Does something with the store, trying until it is done.

@@ -2,13 +2,24 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use celery_protocol::{Map, Request};
+use celery_protocol::{Map, Request, State, TaskMeta};
+use jiff::Timestamp;
 use serde_json::Value;
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::{Notify, mpsc},
+    time::Instant,
+};
+
+use crate::{
+    health::Health,
+    metrics::Metrics,
+    results::Results,
+    tracker::{Stage, Tracker},
+};
 
 /// How many ids are kept, and for how long: as many as Celery keeps.
 const IDS_MAX: usize = 50_000;
@@ -73,13 +84,28 @@ pub(crate) fn as_list(value: &Value) -> &[Value] {
 }
 
 /// [`Revocations`] that can be shared and waited on.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Revoked {
     revocations: Mutex<Revocations>,
     changed: Notify,
+    commands: mpsc::UnboundedSender<Vec<String>>,
 }
 
 impl Revoked {
+    /// Nothing is revoked yet. Ids that are, by a command to this worker, come out of the receiver.
+    pub(crate) fn new() -> (Self, mpsc::UnboundedReceiver<Vec<String>>) {
+        let (commands, receiver) = mpsc::unbounded_channel();
+        (Self { revocations: Mutex::default(), changed: Notify::default(), commands }, receiver)
+    }
+
+    /// Somebody has revoked these calls.
+    pub(crate) fn revoke(&self, ids: &[&str]) {
+        let now = Instant::now();
+        self.change(|revocations| ids.iter().for_each(|id| revocations.add(id, now)));
+        // Without a receiver there is nowhere to store it.
+        let _ = self.commands.send(ids.iter().map(|id| (*id).to_owned()).collect());
+    }
+
     /// Changes what is revoked.
     pub(crate) fn change(&self, change: impl FnOnce(&mut Revocations)) {
         change(&mut self.lock());
@@ -107,6 +133,35 @@ impl Revoked {
         // Ids are whole or not there, so a panic elsewhere leaves nothing that could mislead.
         self.revocations.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Stores of calls that they are revoked, as soon as somebody says so and as long as they have not begun: who waits for
+/// them need not wait until a worker comes across their messages.
+pub(crate) async fn store_at_once(
+    mut commands: mpsc::UnboundedReceiver<Vec<String>>,
+    tracker: Arc<Tracker>,
+    results: Arc<Results>,
+    health: Arc<Health>,
+    metrics: Arc<Metrics>,
+) {
+    while let Some(mut ids) = commands.recv().await {
+        let running =
+            tracker.show(|call| matches!(call.stage, Stage::Active { .. }).then(|| call.request.id.clone()));
+        ids.retain(|id| !running.contains(id));
+        let Some(redis) = results.redis(&health, &metrics).await else { continue };
+        for id in &ids {
+            let meta = results.insist("read a result", || redis.get(id), &health, &metrics).await;
+            if meta.is_none_or(|meta| is_waiting(&meta.status)) {
+                let revoked = TaskMeta::revoked(id, "revoked", Timestamp::now());
+                results.insist("store a result", || redis.store(&revoked), &health, &metrics).await;
+            }
+        }
+    }
+}
+
+/// Whether a call in this state has yet to begin, or begin again.
+fn is_waiting(state: &State) -> bool {
+    matches!(state, State::Pending | State::Received | State::Retry | State::Rejected)
 }
 
 #[cfg(test)]

@@ -9,9 +9,10 @@ use celery_protocol::{
     event::{EventKind, TaskReceived},
     repr,
     request::DecodeError,
+    result::ResultTuple,
 };
 use jiff::Timestamp;
-use serde_json::value::RawValue;
+use serde_json::value::{RawValue, to_raw_value};
 
 use crate::{
     canvas::{Ending, Sequel},
@@ -140,6 +141,14 @@ pub(crate) fn settle(
         }
         Ended::Finished(Outcome { result: Err(error), .. }) => match error.wish() {
             Some(Wish::Ignore) => ignore(request, task),
+            Some(Wish::Replace(signature)) => {
+                let ending = Ending::Replaced(Box::new(signature.clone()));
+                Settlement { sequel: Sequel::new(request, ending), ..ignore(request, task) }
+            }
+            Some(Wish::Send(signature)) => {
+                let ending = Ending::Sent(Box::new(signature.clone()));
+                Settlement { sequel: Sequel::new(request, ending), ..ignore(request, task) }
+            }
             Some(Wish::Reject { requeue }) => reject(request, task, &error, *requeue, now),
             _ => match task.retry.decide(request, error, now, chance) {
                 Ok(planned) => retry(request, task, planned),
@@ -152,6 +161,17 @@ pub(crate) fn settle(
         }
         Ended::Terminated { signum, .. } => revoke(request, task, Revocation::Terminated { signum }, now),
     }
+}
+
+/// What becomes of a message whose task had a canvas sent, now that it was: the handle is its result.
+pub(crate) fn sent(
+    Admitted { request, task }: &Admitted,
+    handle: &ResultTuple,
+    runtime: Duration,
+    now: Timestamp,
+) -> Settlement {
+    let value = to_raw_value(handle).expect("a handle has string keys only");
+    succeed(request, task, value, runtime, now)
 }
 
 /// What becomes of a message whose task succeeded, but what follows it could not be sent because of `error`.

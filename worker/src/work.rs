@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use celery_client::{amqp, results::ReplyAddress};
-use celery_protocol::{Request, delay::is_delay_exchange, event::EventKind};
+use celery_protocol::{Request, Signature, delay::is_delay_exchange, event::EventKind, result::ResultTuple};
 use jiff::Timestamp;
 use tokio::{
     sync::Notify,
@@ -26,11 +26,12 @@ use crate::{
     results::Results,
     revoked::Revoked,
     settle::{
-        Admitted, Disposition, Report, Settlement, admit, fail_to_advance, give_up, readmit, received, settle,
+        Admitted, Disposition, Report, Settlement, admit, fail_to_advance, give_up, readmit, received, sent,
+        settle,
     },
     stop::Stop,
     supervise::{Ended, TimeLimits, supervise},
-    task::{CancelHandle, Context, DeliveryInfo, Facts, Registry},
+    task::{CancelHandle, Context, DeliveryInfo, Facts, Registry, TaskError},
     tracker::{Tracker, Tracking},
 };
 
@@ -87,6 +88,11 @@ impl Work {
             info!(id = request.id, task = request.task, "done already, before the connection was lost");
             delivery.settle(Disposition::Ack, Some(request));
             return None;
+        }
+        if is_delay_exchange(delivery.exchange.as_str())
+            && self.results.is_revoked(&request.id, &self.health, &self.metrics).await
+        {
+            self.revoked.change(|revocations| revocations.add(&request.id, Instant::now()));
         }
         match attempts::verdict(delivery, self.delivery_limit) {
             Verdict::Mark
@@ -212,7 +218,7 @@ impl Work {
             span: info_span!("task", id = request.id, name = request.task),
             cancelled: cancel.subscribe(),
         });
-        let submitted = Job { task: Arc::clone(&admitted.task), context };
+        let submitted = Job { task: Arc::clone(&admitted.task), context: context.clone() };
         let mut ticket = self.executor.submit(submitted, !admitted.task.acks_late);
         let is_recalled = tokio::select! {
             biased;
@@ -246,7 +252,8 @@ impl Work {
         };
         self.metrics.observe_runtime(&request.task, runtime);
         let settlement = settle(admitted, ended, Timestamp::now(), backoff::random());
-        let settlement = self.advance(delivery, admitted, settlement).await;
+        let additions = context.take_additions();
+        let settlement = self.advance(delivery, admitted, settlement, additions, runtime).await;
         self.conclude(delivery, settlement, Some(request), Some(runtime)).await;
         self.activity.end();
         self.metrics.busy.set(self.activity.active().into());
@@ -261,24 +268,48 @@ impl Work {
         Some(runtime)
     }
 
-    /// Sends what follows a task that succeeded. If that can't be done, the task has failed.
+    /// Sends what follows a task that succeeded, or takes its place. If that can't be done, the task has failed.
     async fn advance(
         &self,
         delivery: &Arrival,
         admitted: &Admitted,
-        mut settlement: Settlement,
+        settlement: Settlement,
+        additions: Vec<Signature>,
+        runtime: Duration,
     ) -> Settlement {
-        let Some(sequel) = &settlement.sequel else { return settlement };
-        let Ending::Success(value) = &sequel.ending else { return settlement };
-        match self.canvas.advance(&sequel.request, value, &home(delivery)).await {
-            Ok(children) => {
-                if let Some(meta) = &mut settlement.store {
-                    meta.children = Some(children);
-                }
-                settlement
+        let advanced = self.try_advance(delivery, admitted, settlement, additions, runtime).await;
+        advanced.unwrap_or_else(|error| fail_to_advance(admitted, &error, Timestamp::now()))
+    }
+
+    async fn try_advance(
+        &self,
+        delivery: &Arrival,
+        admitted: &Admitted,
+        mut settlement: Settlement,
+        additions: Vec<Signature>,
+        runtime: Duration,
+    ) -> Result<Settlement, TaskError> {
+        let request = &admitted.request;
+        let home = home(delivery);
+        let mut children = Vec::new();
+        match settlement.sequel.as_deref().map(|sequel| &sequel.ending) {
+            Some(Ending::Replaced(signature)) => {
+                self.canvas.replace(request, Signature::clone(signature), &home).await?;
             }
-            Err(error) => fail_to_advance(admitted, &error, Timestamp::now()),
+            Some(Ending::Sent(signature)) => {
+                let handle = self.canvas.send(request, Signature::clone(signature), &home).await?;
+                settlement = sent(admitted, &handle, runtime, Timestamp::now());
+                children.push(handle);
+            }
+            _ => {}
         }
+        let Some(sequel) = &settlement.sequel else { return Ok(with_children(settlement, children)) };
+        let Ending::Success(value) = &sequel.ending else { return Ok(settlement) };
+        if !additions.is_empty() {
+            children.extend(self.canvas.add_to_chord(request, additions, &home).await?);
+        }
+        children.extend(self.canvas.advance(request, value, &home).await?);
+        Ok(with_children(settlement, children))
     }
 
     /// Carries out what was decided: store, tell the chord and the rest of the chain, acknowledge, tell monitors.
@@ -330,6 +361,13 @@ impl Work {
             }
         }
     }
+}
+
+fn with_children(mut settlement: Settlement, children: Vec<ResultTuple>) -> Settlement {
+    if let Some(meta) = &mut settlement.store {
+        meta.children = Some(children);
+    }
+    settlement
 }
 
 /// How waiting for the right moment ended.

@@ -26,6 +26,7 @@ use crate::{
     mounted::Mounted,
     queues::Queues,
     results::Results,
+    revoked::{self, Revoked},
     stop::{Stop, Urgency},
     supervise::TimeLimits,
     task::{IntoTaskFunction, Registry, Task},
@@ -307,13 +308,14 @@ impl WorkerBuilder {
             health: Arc::clone(&health),
             metrics: Arc::clone(&metrics),
         };
+        let (revoked, revocations) = Revoked::new();
         let work = Work {
             node,
             registry,
             executor,
             tracker: Arc::default(),
             postponed: Arc::default(),
-            revoked: Arc::default(),
+            revoked: Arc::new(revoked),
             limits: Arc::new(Limits::new(self.time_limits)),
             delivery_limit: self.delivery_limit,
             done: Arc::new(Done::default()),
@@ -325,6 +327,13 @@ impl WorkerBuilder {
             metrics,
             stop,
         };
+        tokio::spawn(revoked::store_at_once(
+            revocations,
+            Arc::clone(&work.tracker),
+            Arc::clone(&work.results),
+            Arc::clone(&work.health),
+            Arc::clone(&work.metrics),
+        ));
         let panel = Panel {
             node: Arc::clone(&work.node),
             app: self.app,

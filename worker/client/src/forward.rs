@@ -1,11 +1,22 @@
-//! Publishing messages that exist already.
+//! Sending what a worker sends: messages that exist already, and single calls.
 
 use crate::amqp;
+use crate::async_result::AsyncResult;
 use crate::celery::Celery;
 use crate::publisher::{Outgoing, PublishError};
-use celery_protocol::{Message, delay};
+use crate::send::SendError;
+use celery_protocol::{Message, Signature, delay};
 
 impl Celery {
+    /// Sends a single task as it is, and returns once the broker has it: also `celery.chunks`, which [`send`](Self::send) makes
+    /// a group of.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub async fn send_call(&self, call: &Signature) -> Result<AsyncResult, SendError> {
+        self.send_one(call).await
+    }
+
     /// Publishes a message as it is to a queue, and returns once the broker has it; with a delay of some seconds, by way of
     /// Celery's delay queues, which are made if they are missing.
     ///

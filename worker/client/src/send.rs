@@ -161,7 +161,7 @@ impl Celery {
         Ok(result)
     }
 
-    async fn send_one(&self, signature: &Signature) -> Result<AsyncResult, SendError> {
+    pub(crate) async fn send_one(&self, signature: &Signature) -> Result<AsyncResult, SendError> {
         let (request, now) = self.request(signature)?;
         let result = match request.ignore_result {
             Some(true) => AsyncResult::ignored(self, request.id.clone()),

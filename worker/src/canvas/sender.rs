@@ -59,7 +59,7 @@ impl Sender {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(15));
         loop {
             let sent = match self.client().await {
-                Ok(client) => client.send(&call).await.map(drop),
+                Ok(client) => client.send_call(&call).await.map(drop),
                 Err(error) => Err(error.into()),
             };
             let error = match sent {

@@ -250,7 +250,7 @@ impl Panel {
 
     fn revoke(&self, arguments: &Arguments<'_>, terminate: bool) -> Value {
         let ids = arguments.texts("task_id");
-        self.revoked.change(|revocations| ids.iter().for_each(|id| revocations.add(id, Instant::now())));
+        self.revoked.revoke(&ids);
         if terminate {
             return match signal(arguments.0.get("signal")) {
                 Some(signum) => self.terminate(|request| ids.contains(&request.id.as_str()), signum),
@@ -362,8 +362,13 @@ impl<'a> Arguments<'a> {
         self.0.get(name)?.as_str()
     }
 
+    /// As Python takes a value for true: Flower's buttons send 1.
     fn flag(&self, name: &str) -> bool {
-        self.0.get(name).and_then(Value::as_bool).unwrap_or(false)
+        match self.0.get(name) {
+            Some(Value::Bool(flag)) => *flag,
+            Some(Value::Number(number)) => number.as_f64() != Some(0.0),
+            _ => false,
+        }
     }
 
     /// A list of texts, or a single one.

@@ -2,7 +2,7 @@
 
 use std::{process, thread, time::Duration};
 
-use crate::{Context, Task, TaskError, WorkerBuilder};
+use crate::{Context, Signature, Task, TaskError, WorkerBuilder};
 
 pub(super) fn register(worker: WorkerBuilder) -> WorkerBuilder {
     let unsteady = Task::new("tasks.unsteady", unsteady).parameters(["failures"]);
@@ -12,6 +12,8 @@ pub(super) fn register(worker: WorkerBuilder) -> WorkerBuilder {
         .register(Task::new("tasks.ignore", || -> Result<(), TaskError> { Err(TaskError::ignore()) }))
         .register(Task::new("tasks.reject", reject).parameters(["requeue"]))
         .register(Task::new("tasks.early", early).parameters(["seconds"]).acks_late(false))
+        .register(Task::new("tasks.replace", replace).parameters(["signature"]))
+        .register(Task::new("tasks.grow", grow).parameters(["value", "members"]))
         .register(Task::new("tasks.die", die).parameters(["seconds"]))
 }
 
@@ -57,6 +59,17 @@ fn reject(context: Context, requeue: bool) -> Result<&'static str, TaskError> {
 fn early(seconds: f64) -> Result<f64, TaskError> {
     thread::sleep(Duration::try_from_secs_f64(seconds)?);
     Ok(seconds)
+}
+
+/// Is replaced by what it is called with.
+fn replace(signature: Signature) -> Result<(), TaskError> {
+    Err(TaskError::replace(signature))
+}
+
+/// Adds members to its chord, and returns a value for itself.
+fn grow(context: Context, value: i64, members: Vec<Signature>) -> Result<i64, TaskError> {
+    members.into_iter().try_for_each(|member| context.add_to_chord(member))?;
+    Ok(value)
 }
 
 /// Takes the whole worker with it, after some seconds.

@@ -2,15 +2,21 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use celery_protocol::{Arguments, Exception, Request, Signature, json::JsonError};
+use celery_protocol::{Arguments, Exception, Map, Request, Signature, json::JsonError};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{AsyncFunction, BlockingFunction, Context, Registry, Task, TaskError, TaskFunction, TaskResult};
 
 /// Their names.
-pub(super) const NAMES: [&str; 4] =
-    ["celery.accumulate", "celery.backend_cleanup", "celery.map", "celery.starmap"];
+pub(super) const NAMES: [&str; 6] = [
+    "celery.accumulate",
+    "celery.backend_cleanup",
+    "celery.chord_unlock",
+    "celery.chunks",
+    "celery.map",
+    "celery.starmap",
+];
 
 /// The built-in task that serves a call, if there is one of its name.
 pub(super) fn task(request: &Request, registry: &Registry) -> Option<Task> {
@@ -19,6 +25,12 @@ pub(super) fn task(request: &Request, registry: &Registry) -> Option<Task> {
         "celery.accumulate" => blocking(|context| accumulate(&context.request().arguments)),
         // Results expire by themselves where we store them.
         "celery.backend_cleanup" => blocking(|_| raw("null".to_owned())),
+        "celery.chord_unlock" => failing(TaskError::new(
+            "NotImplementedError",
+            "this chord counts on a result store other than Redis, which its members here don't have: its body will not \
+             be called",
+        )),
+        "celery.chunks" => failing(chunks(&request.arguments)),
         "celery.map" => map(&request.arguments, registry, one_argument),
         _ => map(&request.arguments, registry, listed_arguments),
     };
@@ -47,6 +59,18 @@ fn accumulate(arguments: &Arguments) -> TaskResult {
     let items = arguments.positional_items();
     let item = items.get(index).ok_or_else(|| TaskError::new("IndexError", "tuple index out of range"))?;
     Ok((*item).to_owned())
+}
+
+/// Has a group of runs sent, each with a part of the items.
+fn chunks(arguments: &Arguments) -> TaskError {
+    let kwargs = match arguments.keyword_as::<Map>() {
+        Ok(kwargs) => kwargs,
+        Err(error) => return TaskError::new("TypeError", error.to_string()),
+    };
+    match (Signature { kwargs, ..Signature::new("celery.chunks") }).chunks_as_group() {
+        Some(group) => TaskError::send(group),
+        None => TaskError::new("TypeError", "`task`, `it` and `n` are not a task, a list and a number"),
+    }
 }
 
 /// What to call, and with what.

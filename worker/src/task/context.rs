@@ -1,8 +1,8 @@
 //! What a task can know about the call it serves.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use celery_protocol::{Arguments, Exception, Map, Request};
+use celery_protocol::{Arguments, Exception, Map, Request, Signature};
 
 use super::{Cancellation, Retry, TaskError, cancel::Cancelled};
 
@@ -36,6 +36,8 @@ pub struct DeliveryInfo {
 #[derive(Clone, Debug)]
 pub struct Context {
     facts: Arc<Facts>,
+    /// What the task wants to be members of its chord, too.
+    additions: Arc<Mutex<Vec<Signature>>>,
 }
 
 /// The facts of a [`Context`].
@@ -50,13 +52,14 @@ pub(crate) struct Facts {
 
 impl Context {
     pub(crate) fn new(facts: Facts) -> Self {
-        Self { facts: Arc::new(facts) }
+        Self { facts: Arc::new(facts), additions: Arc::default() }
     }
 
     /// The same call with other arguments.
     pub(crate) fn with_arguments(&self, arguments: Arguments) -> Self {
         let request = Arc::new(Request { arguments, ..self.request().clone() });
-        Self::new(Facts { request, ..Facts::clone(&self.facts) })
+        let facts = Arc::new(Facts { request, ..Facts::clone(&self.facts) });
+        Self { facts, additions: Arc::clone(&self.additions) }
     }
 
     /// A call with the id `id1` and these arguments.
@@ -89,6 +92,24 @@ impl Context {
     /// Asks for this call to be run again: return it as the error.
     pub fn retry(&self) -> Retry {
         Retry::default()
+    }
+
+    /// Makes another call a member of the chord that this one is a member of: the chord's body waits for it too. It is sent
+    /// when this task has returned a value, and not if it fails.
+    ///
+    /// # Errors
+    /// A `ValueError` if this call is no member of a chord.
+    pub fn add_to_chord(&self, member: Signature) -> Result<(), TaskError> {
+        if self.request().embed.chord.is_none() {
+            return Err(TaskError::new("ValueError", "this task is no member of a chord"));
+        }
+        self.additions.lock().unwrap_or_else(PoisonError::into_inner).push(member);
+        Ok(())
+    }
+
+    /// What [`Context::add_to_chord`] was called with; it is forgotten then.
+    pub(crate) fn take_additions(&self) -> Vec<Signature> {
+        std::mem::take(&mut *self.additions.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// How often this call was retried before.

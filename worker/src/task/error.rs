@@ -92,6 +92,8 @@ pub(crate) enum Wish {
     Reject { requeue: bool },
     /// That another call takes its place.
     Replace(Signature),
+    /// That a canvas is sent, whose handle is its result.
+    Send(Signature),
 }
 
 impl TaskError {
@@ -123,6 +125,26 @@ impl TaskError {
     /// [`WorkerBuilder::delivery_limit`](crate::WorkerBuilder::delivery_limit).
     pub fn reject(reason: impl Into<String>, requeue: bool) -> Self {
         Self::wishing(Exception::reject(reason, requeue), Wish::Reject { requeue })
+    }
+
+    /// Ends the task by putting another call, or a canvas, in its place: that has the task's id, and everything that was to
+    /// follow the task follows it. Celery's `Task.replace`.
+    ///
+    /// ```
+    /// use soloist_worker::{Context, Signature, TaskError};
+    ///
+    /// fn route(parcels: u32) -> Result<(), TaskError> {
+    ///     let task = if parcels > 10 { "shop.send_truck" } else { "shop.send_bike" };
+    ///     Err(TaskError::replace(Signature::new(task).arg(parcels)))
+    /// }
+    /// ```
+    pub fn replace(signature: Signature) -> Self {
+        Self::wishing(Exception::new("celery.exceptions", "Ignore", Vec::new()), Wish::Replace(signature))
+    }
+
+    /// Has a canvas sent, whose handle is the task's result.
+    pub(super) fn send(signature: Signature) -> Self {
+        Self::wishing(Exception::new("celery.exceptions", "Ignore", Vec::new()), Wish::Send(signature))
     }
 
     pub(super) fn wishing(exception: Exception, wish: Wish) -> Self {

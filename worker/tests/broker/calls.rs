@@ -102,7 +102,7 @@ async fn failures_are_raised_by_the_client_and_the_worker_lives() {
         ]
     );
     let traceback = outcomes[1]["traceback"].as_str().unwrap();
-    assert!(traceback.contains("tasks.rs:"), "{traceback}");
+    assert!(traceback.contains("samples.rs:"), "{traceback}");
     broker.wait_for_counts(&queue, 0, 0).await;
     assert!(worker.is_running());
     broker.remove(&queue);

@@ -356,3 +356,47 @@ async fn a_chord_follows_a_call_whose_worker_was_lost() {
     let (meta, _) = stored(&id).unwrap();
     assert_eq!((&meta["status"], meta["children"].as_array().unwrap().len()), (&json!("SUCCESS"), 1));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
+async fn a_task_is_replaced_and_what_was_to_follow_follows() {
+    let pair = Pair::start().await;
+    let values = pair.values(&[
+        "rust('replace', add.s(3, 4)) | rust('add', 1)",
+        "rust('replace', group([add.s(1, 2), rust('add', 3, 4)])) | xsum.s()",
+        "chord([rust('replace', add.s(1, 1) | rust('add', 1)), rust('add', 1, 2)], xsum.s())",
+        "rust('replace', rust('replace', add.s(1, 2) | add.s(3)))",
+        "replace.s(rust('add', 1, 2)) | rust('add', 10)",
+    ]);
+    assert_eq!(values, [json!(8), json!(10), json!(6), json!(6), json!(13)]);
+    let outcomes = pair.run(&["rust('replace', fail.s()) | rust('add', 1)"]);
+    assert_eq!((&outcomes[0]["error"], &outcomes[0]["message"]), (&json!("ValueError"), &json!("boom")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
+async fn a_member_adds_members_to_its_chord() {
+    let pair = Pair::start().await;
+    let values = pair.values(&[
+        "chord([rust('grow', 1, [rust('add', 2, 3), add.s(4, 5)]), rust('add', 10, 20)], xsum.s())",
+    ]);
+    assert_eq!(values, [json!(45)]);
+    let outcomes = pair.run(&["rust('grow', 1, [add.s(1, 1)])"]);
+    assert_eq!(outcomes[0]["message"], "this task is no member of a chord");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
+async fn chunks_are_a_step_like_any_other() {
+    let pair = Pair::start().await;
+    let values = pair.values(&["rust('add', 1, 1) | chunks(rust('add'), [(1, 2), (3, 4), (5, 6)], 2)"]);
+    let members = values[0][1].as_array().unwrap();
+    let results: Vec<_> = members
+        .iter()
+        .map(|member| {
+            let id = member[0][0].as_str().unwrap();
+            eventually("a part is done", || stored(id)).0["result"].clone()
+        })
+        .collect();
+    assert_eq!(results, [json!([3, 7]), json!([11])]);
+}

@@ -65,7 +65,6 @@ async fn a_delayed_task_outlives_its_worker() {
     let headers = message.headers.clone();
     broker.publish(&queue, message).await;
     first.wait_for("not due yet: it waits in the broker", |entry| entry["id"] == id);
-    broker.wait_for_counts(&queue, 0, 0).await;
     drop(first);
     let second = worker(&queue).ready();
     assert!(lateness(&second, &headers, &id) >= 0.0);
@@ -105,6 +104,26 @@ async fn delayed_tasks_are_shown_and_can_be_revoked_and_expire() {
         (worker.metric("soloist_task_revoked_total{task=\"tasks.add\"}") == Some(2.0)).then_some(())
     });
     assert_eq!(worker.metric("soloist_task_started_total{task=\"tasks.add\"}"), Some(0.0));
+    broker.remove(&queue);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
+async fn a_revoked_call_is_known_at_once_and_after_a_restart() {
+    let queue = unique("revoked");
+    let broker = Broker::connect().await;
+    let first = worker(&queue).ready();
+    let (delayed, unseen) = (unique("id"), unique("id"));
+    broker.publish(&queue, due_in(3.0, &delayed)).await;
+    first.wait_for("not due yet: it waits in the broker", |entry| entry["id"] == delayed);
+    control(&first.node, &[("revoke", json!({"task_id": [delayed, unseen]}))]);
+    for id in [&delayed, &unseen] {
+        eventually("it is stored", || (status(id).as_deref() == Some("REVOKED")).then_some(()));
+    }
+    drop(first);
+    let second = worker(&queue).ready();
+    second.wait_for("task revoked", |entry| entry["id"] == delayed);
+    assert_eq!(second.metric("soloist_task_started_total{task=\"tasks.add\"}"), Some(0.0));
     broker.remove(&queue);
 }
 

@@ -26,7 +26,7 @@ fn panel() -> Panel {
         registry: Arc::new(registry),
         postponed: Arc::default(),
         tracker: Arc::default(),
-        revoked: Arc::default(),
+        revoked: Arc::new(Revoked::new().0),
         limits: Arc::new(Limits::new(TimeLimits::default())),
         queues: Arc::new(Queues::new(["red".to_owned()], None)),
         events,
@@ -98,7 +98,7 @@ fn terminating_reaches_the_running_call() {
     let panel = panel();
     let tracking = panel.tracker.track(request("id1"), DeliveryInfo::default());
     tracking.begin(Timestamp::UNIX_EPOCH);
-    let reply = obey(&panel, "revoke", json!({"task_id": "id1", "terminate": true, "signal": "SIGKILL"}));
+    let reply = obey(&panel, "revoke", json!({"task_id": "id1", "terminate": 1, "signal": "SIGKILL"}));
     assert_eq!(reply, json!({"ok": "terminate: id1"}));
     assert_eq!(*tracking.terminate().borrow(), Some(9));
 }

@@ -2,7 +2,7 @@
 
 import os
 
-from celery import Celery
+from celery import Celery, signature
 
 app = Celery("test", broker=os.environ["BROKER"], backend=os.environ["BACKEND"])
 app.conf.update(
@@ -52,3 +52,8 @@ def flaky(self, failures):
     if self.request.retries < failures:
         raise self.retry(countdown=1, exc=ValueError("not yet"))
     return {"retries": self.request.retries, "tenant": self.request.get("tenant"), "id": self.request.id}
+
+
+@app.task(name="py.replace", bind=True)
+def replace(self, replacement):
+    return self.replace(signature(replacement, app=app))

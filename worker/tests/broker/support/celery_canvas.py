@@ -6,7 +6,7 @@ import time
 
 from celery import chain, chord, chunks, group, signature  # noqa: F401: for the expression
 from celery.result import GroupResult
-from celery_app import add, app, fail, flaky, multiply, record, same, xsum  # noqa: F401: likewise
+from celery_app import add, app, fail, flaky, multiply, record, replace, same, xsum  # noqa: F401: likewise
 
 queue, key = sys.argv[1:3]
 
