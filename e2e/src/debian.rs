@@ -26,6 +26,9 @@ const PACKAGES: &[(&str, &str)] = &[
     ("python3-venv", "/usr/share/doc/python3-venv"),
 ];
 
+/// For the tests that look at Flower's pages.
+const BROWSER: &[(&str, &str)] = &[("chromium", "chromium")];
+
 /// Tells Debian's maintainer scripts not to start the services they install: 101 is "forbidden by policy".
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 
@@ -34,7 +37,7 @@ const POLICY: &str = "/usr/sbin/policy-rc.d";
 /// # Errors
 /// If something is missing and can't be installed; the message names it and what to do.
 pub(crate) async fn ensure(progress: &Progress) -> Result<()> {
-    let missing = missing();
+    let missing = missing(PACKAGES);
     if !rustix::process::geteuid().is_root() {
         let mut message = "the cluster needs root, for its network namespace and its containers".to_owned();
         if !missing.is_empty() {
@@ -42,6 +45,18 @@ pub(crate) async fn ensure(progress: &Progress) -> Result<()> {
         }
         bail!("{message}");
     }
+    install_missing(missing, progress).await
+}
+
+/// Makes sure of a browser.
+///
+/// # Errors
+/// If it is missing and can't be installed.
+pub async fn ensure_browser(progress: &Progress) -> Result<()> {
+    install_missing(missing(BROWSER), progress).await
+}
+
+async fn install_missing(missing: Vec<&'static str>, progress: &Progress) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
@@ -64,12 +79,12 @@ pub(crate) async fn ensure(progress: &Progress) -> Result<()> {
     Ok(())
 }
 
-fn missing() -> Vec<&'static str> {
+fn missing(packages: &[(&'static str, &str)]) -> Vec<&'static str> {
     let is_there = |proof: &str| match proof.starts_with('/') {
         true => Path::new(proof).exists(),
         false => command::find(proof).is_some(),
     };
-    PACKAGES.iter().filter(|(_, proof)| !is_there(proof)).map(|(package, _)| *package).collect()
+    packages.iter().filter(|(_, proof)| !is_there(proof)).map(|(package, _)| *package).collect()
 }
 
 async fn install(packages: &[&str]) -> Result<()> {

@@ -37,7 +37,7 @@ mod cgroups;
 pub mod chart;
 pub mod cluster;
 pub mod command;
-mod debian;
+pub mod debian;
 mod elf;
 pub mod go_tools;
 pub mod http;

@@ -13,7 +13,7 @@ use std::time::Instant;
 use anyhow::Result;
 use clap::Parser;
 use e2e::stage::Stage;
-use e2e::{interrupt, progress::Progress};
+use e2e::{debian, interrupt, progress::Progress};
 
 use crate::suite::{Counts, Suite};
 
@@ -70,6 +70,7 @@ impl Run {
 
         let started = self.begin("prepare");
         let python = Stage::prepare(&progress, arguments.kubeconfig.as_deref()).await?;
+        debian::ensure_browser(&progress).await?;
         suite.build(&progress).await?;
         self.end("prepare", started);
 

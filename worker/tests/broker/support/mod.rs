@@ -1,6 +1,7 @@
 //! What the tests stand on: the worker's process, the broker seen from outside, and Celery's own client.
 
 mod broker;
+mod flower;
 mod http;
 mod proxy;
 mod python;
@@ -14,7 +15,8 @@ use std::{
 };
 
 pub(crate) use self::{
-    broker::{Broker, Message},
+    broker::{Broker, Message, Vhost},
+    flower::Flower,
     proxy::Proxy,
     python::{Call, Celery, EventWatch, PythonWorker, canvas, celery, control},
     worker::{WorkerProcess, worker},
