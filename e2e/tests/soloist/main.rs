@@ -3,4 +3,6 @@
 mod broker_outage;
 mod burst;
 mod faults;
+mod kubectl;
+mod operator;
 mod refusals;
