@@ -260,7 +260,9 @@ fn creation_problem(deployment: &Deployment) -> Option<Problem> {
     let conditions = deployment.status.as_ref()?.conditions.as_ref()?;
     let failure = conditions
         .iter()
-        .find(|condition| condition.type_ == "ReplicaFailure" && condition.status == "True")?;
+        .find(|condition| condition.type_ == "ReplicaFailure" && condition.status == "True")
+        // That pods can't be deleted is how workers are kept until they are drained.
+        .filter(|condition| condition.reason.as_deref() != Some("FailedDelete"))?;
     let message = failure.message.clone().unwrap_or_default();
     let reason = if message.contains("exceeded quota") { Reason::QuotaExceeded } else { Reason::PodsRefused };
     Some(Problem { reason, message })
@@ -412,5 +414,13 @@ mod tests {
         };
         assert_eq!(refused("pods \"a\" is forbidden: exceeded quota: small"), Reason::QuotaExceeded);
         assert_eq!(refused("pods \"a\" is forbidden: service account not found"), Reason::PodsRefused);
+    }
+
+    #[test]
+    fn pods_that_cannot_be_deleted_yet_are_no_problem() {
+        let deployment: Deployment = serde_json::from_value(json!({"status": {"conditions": [
+            {"type": "ReplicaFailure", "status": "True", "reason": "FailedDelete", "message": "not drained"}]}}))
+        .unwrap();
+        assert_eq!(workers(&[], Some(&deployment), Timestamp::UNIX_EPOCH).problem, None);
     }
 }
