@@ -85,6 +85,10 @@ struct Run {
     #[arg(long, env = "POD_NAMESPACE", hide = true)]
     own_namespace: Option<String>,
 
+    /// Whether metrics have every quantity that the last decision on each TaskQueue rests on: twelve series more for each.
+    #[arg(long, env = "SOLOIST_DECISION_METRICS")]
+    decision_metrics: bool,
+
     /// What is logged: error, warn, info, debug or trace, also by module (`info,soloist_operator::broker=debug`).
     #[arg(long, env = "SOLOIST_LOG", default_value = "info")]
     log: String,
@@ -175,7 +179,11 @@ async fn operate(settings: Run, level: Level) -> anyhow::Result<()> {
     let own_namespace = settings.own_namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
     let client = Client::try_from(config).context("make a Kubernetes client")?;
     let identity = settings.identity.clone().unwrap_or_else(|| format!("local-{:08x}", fastrand::u32(..)));
-    let metrics = Arc::new(Metrics::new().context("register metrics")?);
+    let mut metrics = Metrics::new().context("register metrics")?;
+    if settings.decision_metrics {
+        metrics.tell_decisions().context("register metrics")?;
+    }
+    let metrics = Arc::new(metrics);
     let namespaces = settings.namespaces.into_iter().filter(|namespace| !namespace.is_empty()).collect();
     let operator_settings = Settings { namespaces, instance: identity.clone() };
     let operator = Operator::new(client.clone(), operator_settings, Arc::clone(&metrics));

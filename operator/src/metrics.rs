@@ -12,7 +12,8 @@ use prometheus::{
     IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-use crate::plan::status::{CONDITIONS, FALSE, Stated, TRUE};
+use crate::plan::law::Terms;
+use crate::plan::status::{CONDITIONS, FALSE, SCALE_IN_PROTECTION, Stated, TRUE};
 
 /// The value of the labels `controller` and `name` of the stock metrics.
 const CONTROLLER: &str = "taskqueue";
@@ -35,18 +36,26 @@ pub struct Metrics {
     pub replicas_min: GaugeVec,
     /// Most workers, from the spec.
     pub replicas_max: GaugeVec,
+    /// How long the oldest waiting message has waited.
+    pub oldest_wait: GaugeVec,
     /// Age of the oldest reading that decisions rest on.
     pub observation_age: GaugeVec,
     /// Worker pods that are draining or drained.
     pub leaving: GaugeVec,
     condition: GaugeVec,
 
+    /// Whether the API server protects workers that aren't drained.
+    scale_in_protection: Gauge,
     /// Tasks on workers that scale-in took away though they weren't drained.
     pub interrupted_tasks: IntCounter,
     /// Workers that took longer than the drain timeout.
     pub drain_timeouts: IntCounter,
     /// From telling a worker to drain to knowing that it has.
     pub drain_duration: Histogram,
+    /// Every quantity that led to a decision, if asked for.
+    decision: Option<GaugeVec>,
+    /// From the creation of a pod to its readiness.
+    pub startup: Histogram,
     /// Changes of the number of replicas, by direction and reason.
     pub scale_decisions: IntCounterVec,
     /// From a change of the backlog seen to the patch acknowledged by the API server.
@@ -105,6 +114,11 @@ impl Metrics {
                 "Most workers, from the spec.",
                 task_queue,
             )?,
+            oldest_wait: make.gauges(
+                "soloist_taskqueue_oldest_wait_seconds",
+                "How long the oldest message has waited for a worker.",
+                task_queue,
+            )?,
             observation_age: make.gauges(
                 "soloist_observation_age_seconds",
                 "Age of the oldest queue reading that decisions on a TaskQueue rest on.",
@@ -120,6 +134,10 @@ impl Metrics {
                 "Worker pods that take no more tasks because they are to go.",
                 task_queue,
             )?,
+            scale_in_protection: make.gauge(
+                "soloist_scale_in_protection",
+                "Condition ScaleInProtection, the same for all TaskQueues: 1 True, 0 False, -1 Unknown.",
+            )?,
             interrupted_tasks: make.counter(
                 "soloist_scale_in_interrupted_tasks_total",
                 "Tasks on workers that scale-in took away though they were not drained.",
@@ -132,6 +150,12 @@ impl Metrics {
                 "soloist_scale_in_drain_duration_seconds",
                 "From telling a worker to take no more tasks to knowing that it has none.",
                 &[0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0],
+            )?,
+            decision: None,
+            startup: make.histogram(
+                "soloist_worker_startup_seconds",
+                "From the creation of a worker pod to its being ready for tasks.",
+                &[1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0],
             )?,
             scale_decisions: make.counters(
                 "soloist_scale_decisions_total",
@@ -217,10 +241,15 @@ impl Metrics {
         for condition in CONDITIONS {
             let _ = self.condition.remove_label_values(&[namespace, task_queue, condition]);
         }
+        if let Some(decision) = &self.decision {
+            for (term, _) in Terms::default().quantities() {
+                let _ = decision.remove_label_values(&[namespace, task_queue, term]);
+            }
+        }
     }
 
     /// What has one series for each TaskQueue.
-    fn of_a_task_queue(&self) -> [&GaugeVec; 9] {
+    fn of_a_task_queue(&self) -> [&GaugeVec; 10] {
         [
             &self.messages_ready,
             &self.messages_dead,
@@ -229,6 +258,7 @@ impl Metrics {
             &self.replicas_desired,
             &self.replicas_min,
             &self.replicas_max,
+            &self.oldest_wait,
             &self.observation_age,
             &self.leaving,
         ]
@@ -242,7 +272,32 @@ impl Metrics {
                 FALSE => 0.0,
                 _ => -1.0,
             };
-            self.condition.with_label_values(&[namespace, task_queue, condition.type_]).set(value);
+            if condition.type_ == SCALE_IN_PROTECTION {
+                // The same for all of them.
+                self.scale_in_protection.set(value);
+            } else {
+                self.condition.with_label_values(&[namespace, task_queue, condition.type_]).set(value);
+            }
+        }
+    }
+
+    /// From now on every quantity of each decision is told, which is a dozen series more for each TaskQueue.
+    ///
+    /// # Errors
+    /// When it was called before.
+    pub fn tell_decisions(&mut self) -> prometheus::Result<()> {
+        let make = Maker { registry: &self.registry };
+        let labels = &["namespace", "taskqueue", "term"];
+        let help = "The quantities that the last decision rests on, as in status.decision.";
+        self.decision = Some(make.gauges("soloist_taskqueue_decision", help, labels)?);
+        Ok(())
+    }
+
+    /// States the quantities that a decision rests on.
+    pub fn set_decision(&self, namespace: &str, task_queue: &str, terms: &Terms) {
+        let Some(decision) = &self.decision else { return };
+        for (term, value) in terms.quantities() {
+            decision.with_label_values(&[namespace, task_queue, term]).set(value);
         }
     }
 
@@ -413,6 +468,10 @@ impl Maker<'_> {
         self.register(GaugeVec::new(Opts::new(name, help), labels)?)
     }
 
+    fn gauge(&self, name: &str, help: &str) -> prometheus::Result<Gauge> {
+        self.register(Gauge::new(name, help)?)
+    }
+
     fn counter(&self, name: &str, help: &str) -> prometheus::Result<IntCounter> {
         self.register(IntCounter::new(name, help)?)
     }
@@ -477,6 +536,22 @@ mod tests {
         assert!((8..=15).contains(&of_task_queue()), "{}", of_task_queue());
         metrics.forget("default", "red");
         assert_eq!(of_task_queue(), 0);
+    }
+
+    #[test]
+    fn quantities_of_decisions_are_told_if_asked_for() {
+        let mut metrics = Metrics::new().unwrap();
+        let terms = Terms { arrival_rate: 2.5, ..Terms::default() };
+        metrics.set_decision("default", "red", &terms);
+        assert_eq!(series(&metrics, "soloist_taskqueue_decision"), [""; 0]);
+        metrics.tell_decisions().unwrap();
+        metrics.set_decision("default", "red", &terms);
+        let told = series(&metrics, "soloist_taskqueue_decision");
+        let rate =
+            "soloist_taskqueue_decision{namespace=\"default\",taskqueue=\"red\",term=\"arrivalRate\"} 2.5";
+        assert!(told.iter().any(|series| series == rate), "{told:?}");
+        metrics.forget("default", "red");
+        assert_eq!(series(&metrics, "soloist_taskqueue_decision"), [""; 0]);
     }
 
     #[test]

@@ -136,6 +136,24 @@ pub struct Decision {
 }
 
 impl Terms {
+    /// All quantities that are always there, with the names that they have in the status.
+    pub fn quantities(&self) -> [(&'static str, f64); 12] {
+        [
+            ("oldestWaitSeconds", self.oldest_wait_seconds),
+            ("arrivalRate", self.arrival_rate),
+            ("arrivalRateWindowSeconds", self.arrival_rate_window_seconds),
+            ("serviceSeconds", self.service_seconds),
+            ("startupSeconds", self.startup_seconds),
+            ("offeredLoad", self.offered_load),
+            ("loadWorkers", self.load_workers.into()),
+            ("backlogWorkers", self.backlog_workers.into()),
+            ("usefulWorkers", self.useful_workers.into()),
+            ("wanted", self.wanted.into()),
+            ("wantedWithinWindow", self.wanted_within_window.into()),
+            ("windowSeconds", self.window_seconds),
+        ]
+    }
+
     /// The same with two digits each, as they are told: what moves less than that is not worth telling.
     fn rounded(self) -> Self {
         Self {
