@@ -107,13 +107,16 @@ impl Cluster {
 
     /// What programs that use the cluster want to know, as the environment variables of the tests.
     pub fn environment(&self) -> Vec<(&'static str, String)> {
-        vec![
+        let tls = self.rabbitmq.tls_secret();
+        let mut environment = vec![
             ("KUBECONFIG", self.kubeconfig.display().to_string()),
             ("AMQP_URL", self.rabbitmq.amqp_url()),
             ("MANAGEMENT_URL", self.rabbitmq.management_url()),
             ("REDIS_URL", self.redis.url()),
             ("PROMETHEUS_URL", self.prometheus.url()),
-        ]
+        ];
+        environment.extend(tls.map(|folder| ("AMQPS_DIRECTORY", folder.display().to_string())));
+        environment
     }
 
     /// Loads images into the cluster of this checkout, so that pods can use them.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use rustix::process::Signal;
 
+use crate::certificates::{Authority, Identity};
 use crate::netns::{NODE_ADDRESS, Namespace};
 use crate::process::{Launch, Process};
 use crate::state::State;
@@ -48,6 +49,12 @@ impl Rabbit {
     /// Its management API, as seen from the cluster's network.
     pub fn management_url(&self) -> String {
         self.management_url.clone()
+    }
+
+    /// A folder with the keys of a Secret for its TLS ports (of AMQP and of the management API), which want a client
+    /// certificate; none if it isn't ours.
+    pub fn tls_secret(&self) -> Option<PathBuf> {
+        self.namespace.is_some().then(|| folder().join("tls-secret"))
     }
 
     /// `user:password` of the URL.
@@ -144,18 +151,46 @@ impl Rabbit {
             let file = folder.join(name);
             std::fs::write(&file, text).with_context(|| format!("write {}", file.display()))
         };
+        let tls = folder.join("tls");
+        if !tls.exists() {
+            let authority = Authority::create(&tls)?;
+            authority.server("server", &[NODE_ADDRESS])?;
+            let client = authority.client("client", &Identity { user: "soloist", group: "" })?;
+            let secret = folder.join("tls-secret");
+            std::fs::create_dir_all(&secret).with_context(|| format!("create {}", secret.display()))?;
+            let (certificate, key) = (client.certificate, client.key);
+            for (file, name) in
+                [(authority.file("ca.crt"), "ca.crt"), (certificate, "tls.crt"), (key, "tls.key")]
+            {
+                std::fs::copy(&file, secret.join(name))
+                    .with_context(|| format!("copy {}", file.display()))?;
+            }
+            let uri = format!("amqps://{}@{NODE_ADDRESS}:5671", self.user());
+            std::fs::write(secret.join("uri"), uri).context("write the address for TLS")?;
+        }
+        let ssl = |prefix: &str| {
+            let file = |name: &str| tls.join(name).display().to_string();
+            format!(
+                "{prefix}.cacertfile = {}\n{prefix}.certfile = {}\n{prefix}.keyfile = {}\n\
+                 {prefix}.verify = verify_peer\n{prefix}.fail_if_no_peer_cert = true\n",
+                file("ca.crt"),
+                file("server.crt"),
+                file("server.key")
+            )
+        };
         // The limits are absolute: relative ones depend on a machine that the broker shares with everything else.
-        write(
-            "rabbitmq.conf",
-            "loopback_users = none\n\
+        let conf = "loopback_users = none\n\
              log.console = true\n\
              log.console.level = info\n\
              log.file = false\n\
              vm_memory_high_watermark.absolute = 2GB\n\
              disk_free_limit.absolute = 50MB\n\
              management.rates_mode = basic\n\
-             collect_statistics_interval = 1000\n",
-        )?;
+             collect_statistics_interval = 1000\n\
+             listeners.ssl.default = 5671\n\
+             management.tcp.port = 15672\n\
+             management.ssl.port = 15671\n";
+        write("rabbitmq.conf", &format!("{conf}{}{}", ssl("ssl_options"), ssl("management.ssl")))?;
         write("enabled_plugins", "[rabbitmq_management,rabbitmq_prometheus].\n")?;
         let mut launch = Launch::new(NAME, PathBuf::from(SCRIPTS).join("rabbitmq-server"));
         for (name, value) in environment() {

@@ -26,6 +26,7 @@ mod reading;
 mod removals;
 mod reports;
 mod state;
+mod twins;
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -43,6 +44,7 @@ pub use errands::{Order, OrderKind};
 pub use removals::{Removal, Removed};
 use state::Shared;
 pub use state::View;
+use twins::Twins;
 
 /// Asks for a reconciliation of a TaskQueue that has something new to decide on.
 pub type Trigger = Arc<dyn Fn(ObjectRef<TaskQueue>) + Send + Sync>;
@@ -60,6 +62,7 @@ pub struct Hub {
     metrics: Arc<Metrics>,
     /// The name of the connections, shown by RabbitMQ.
     name: String,
+    twins: Twins,
 }
 
 struct Broker {
@@ -71,7 +74,7 @@ struct Broker {
 impl Hub {
     /// A hub without brokers. `name` is what RabbitMQ shows as the name of its connections.
     pub fn new(name: String, trigger: Trigger, metrics: Arc<Metrics>) -> Self {
-        Self { brokers: Mutex::default(), trigger, metrics, name }
+        Self { brokers: Mutex::default(), trigger, metrics, name, twins: Twins::default() }
     }
 
     fn brokers(&self) -> MutexGuard<'_, Vec<Broker>> {
@@ -130,6 +133,18 @@ impl Hub {
         let brokers = self.brokers();
         let broker = brokers.iter().find(|broker| broker.shared.is_subscribed(task_queue));
         broker.map(|broker| broker.shared.errands.order(task_queue, orders, now)).unwrap_or_default()
+    }
+
+    /// Whether two addresses lead to the same virtual host of the same broker, as far as is known. If it isn't, the brokers are asked, and the
+    /// TaskQueue is reconciled when they have answered.
+    pub fn is_same_broker(
+        &self,
+        one: &BrokerAddress,
+        other: &BrokerAddress,
+        task_queue: &ObjectRef<TaskQueue>,
+    ) -> Option<bool> {
+        let (trigger, task_queue) = (Arc::clone(&self.trigger), task_queue.clone());
+        self.twins.same(one, other, &self.name, move || trigger(task_queue))
     }
 
     /// Asks for a reconciliation of a TaskQueue.

@@ -9,13 +9,15 @@ use std::time::{Duration, Instant};
 
 use celery_client::amqp::short;
 use celery_client::queue::reply_code;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesOrdered;
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable, LongString};
 use lapin::{Channel, Connection, ErrorKind, ExchangeKind};
 use tokio::time::sleep;
 
 use super::connection::{Failure, Lost, answered};
-use super::state::{Declaration, Shared};
+use super::state::{Declaration, Due, Shared};
 use crate::api::v1alpha1::ExchangeType;
 use crate::metrics::Metrics;
 use crate::plan::reason::Reason;
@@ -27,6 +29,9 @@ const REPEAT: Duration = Duration::from_secs(60);
 
 /// What failed is tried again after this long; a user waits in front of the condition.
 const RETRY: Duration = Duration::from_secs(10);
+
+/// TaskQueues declared at once. More of them gain nothing (measured), and hold up longer what comes after.
+const AT_A_TIME: usize = 100;
 
 /// Longest wait before something that was put off comes due.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -43,29 +48,94 @@ pub(super) async fn run(connection: &Connection, shared: &Shared, metrics: &Metr
             }
             continue;
         }
-        let Some(due) = shared.due_declaration(Instant::now()) else {
+        let all_due = shared.due_declarations(Instant::now(), AT_A_TIME);
+        if all_due.is_empty() {
             tokio::select! {
                 () = shared.declarations.notified() => {}
                 () = sleep(PAUSE) => {}
             }
             continue;
+        }
+        // All at once, as nearly always nothing is refused. If something is, one after the other, to see what.
+        let all_stand = match declarer.declare_at_once(&all_due).await {
+            Ok(all_stand) => all_stand,
+            Err(lost) => return lost,
         };
-        let (declaration, again) = match declarer.declare(&due.topology).await {
-            Ok(()) => (Declaration::Done, REPEAT),
-            Err(Undeclared::Lost(lost)) => return lost,
-            Err(Undeclared::Problem(problem)) => {
-                metrics.broker_errors.with_label_values(&[problem.reason.as_str()]).inc();
-                // The condition says it, once.
-                tracing::debug!(
-                    task_queue = %due.task_queue, reason = %problem.reason, error = %problem.message, "declaring queues failed"
-                );
-                (Declaration::Failed(problem), RETRY)
+        for due in all_due {
+            let outcome = if all_stand { Ok(()) } else { declarer.declare(&due.topology).await };
+            let (declaration, again) = match outcome {
+                Ok(()) => (Declaration::Done, REPEAT),
+                Err(Undeclared::Lost(lost)) => return lost,
+                Err(Undeclared::Problem(problem)) => {
+                    metrics.broker_errors.with_label_values(&[problem.reason.as_str()]).inc();
+                    // The condition says it, once.
+                    tracing::debug!(
+                        task_queue = %due.task_queue, reason = %problem.reason, error = %problem.message, "declaring queues failed"
+                    );
+                    (Declaration::Failed(problem), RETRY)
+                }
+            };
+            let now = Instant::now();
+            // Spread out, so that the declarations of many TaskQueues don't come due in one moment for ever.
+            let again = now + again.mul_f64(0.75 + fastrand::f64() / 2.0);
+            shared.declared(&due, declaration, again, now);
+        }
+    }
+}
+
+/// One thing to declare. Declaring it again does nothing.
+enum Operation<'a> {
+    Queue { name: &'a str, arguments: BTreeMap<&'static str, Argument> },
+    Exchange(&'a Binding),
+    Binding { queue: &'a str, binding: &'a Binding },
+}
+
+impl Operation<'_> {
+    /// All that a queue needs, in the order in which it is to be declared.
+    fn all(queue: &Queue) -> impl Iterator<Item = Operation<'_>> {
+        // The dead letter queue first: a message that is rejected before it is there would be lost.
+        let dead = queue.dead_letters.as_deref();
+        let dead = dead.map(|name| Operation::Queue { name, arguments: queue.dead_letter_arguments() });
+        let own = Operation::Queue { name: &queue.name, arguments: queue.arguments() };
+        let bindings = queue.bindings.iter().flat_map(|binding| {
+            [Operation::Exchange(binding), Operation::Binding { queue: &queue.name, binding }]
+        });
+        dead.into_iter().chain([own]).chain(bindings)
+    }
+
+    /// What it declares, for the user.
+    fn what(&self) -> String {
+        match self {
+            Self::Queue { name, .. } => format!("queue `{name}`"),
+            Self::Exchange(binding) => format!("exchange `{}`", binding.exchange),
+            Self::Binding { queue, binding } => {
+                format!("binding of queue `{queue}` to exchange `{}`", binding.exchange)
             }
-        };
-        let now = Instant::now();
-        // Spread out, so that the declarations of many TaskQueues don't come due in one moment for ever.
-        let again = now + again.mul_f64(0.75 + fastrand::f64() / 2.0);
-        shared.declared(&due, declaration, again, now);
+        }
+    }
+
+    async fn run(&self, channel: &Channel) -> lapin::Result<()> {
+        match self {
+            Self::Queue { name, arguments } => {
+                let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+                channel.queue_declare(short(name), durable, table(arguments)).await.map(drop)
+            }
+            Self::Exchange(Binding { exchange, exchange_type, .. }) => {
+                let kind = match exchange_type {
+                    ExchangeType::Direct => ExchangeKind::Direct,
+                    ExchangeType::Topic => ExchangeKind::Topic,
+                    ExchangeType::Fanout => ExchangeKind::Fanout,
+                };
+                let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
+                channel.exchange_declare(short(exchange), kind, durable, FieldTable::default()).await
+            }
+            Self::Binding { queue, binding: Binding { exchange, routing_key, .. } } => {
+                let (queue, exchange, key) = (short(queue), short(exchange), short(routing_key));
+                channel
+                    .queue_bind(queue, exchange, key, QueueBindOptions::default(), FieldTable::default())
+                    .await
+            }
+        }
     }
 }
 
@@ -84,6 +154,28 @@ pub(super) struct Declarer<'a> {
 }
 
 impl Declarer<'_> {
+    /// Declares many topologies without waiting for each answer. Returns whether the broker took all of it.
+    async fn declare_at_once(&mut self, all: &[Due]) -> Result<bool, Lost> {
+        let channel = match self.channel().await {
+            Ok(channel) => channel,
+            Err(Undeclared::Lost(lost)) => return Err(lost),
+            Err(Undeclared::Problem(_)) => return Ok(false),
+        };
+        let operations: Vec<Operation<'_>> =
+            all.iter().flat_map(|due| &due.topology.queues).flat_map(Operation::all).collect();
+        let mut answers: FuturesOrdered<_> =
+            operations.iter().map(|operation| operation.run(&channel)).collect();
+        loop {
+            let next = async { answers.next().await.transpose() };
+            match self.answer("declare", next).await {
+                Ok(Ok(Some(()))) => {}
+                Ok(Ok(None)) => return Ok(true),
+                Ok(Err(_)) | Err(Undeclared::Problem(_)) => return Ok(false),
+                Err(Undeclared::Lost(lost)) => return Err(lost),
+            }
+        }
+    }
+
     /// Declares all of a topology, as far as the broker lets us: one refusal doesn't keep the other queues from being declared.
     async fn declare(&mut self, topology: &Topology) -> Result<(), Undeclared> {
         let mut first = Ok(());
@@ -100,48 +192,25 @@ impl Declarer<'_> {
     }
 
     async fn declare_queue(&mut self, queue: &Queue) -> Result<(), Undeclared> {
-        // The dead letter queue first: a message that is rejected before it is there would be lost.
-        if let Some(dead_letters) = &queue.dead_letters {
-            self.declare_one(dead_letters, &queue.dead_letter_arguments()).await?;
-        }
-        self.declare_one(&queue.name, &queue.arguments()).await?;
-        for binding in &queue.bindings {
-            self.bind(&queue.name, binding).await?;
+        for operation in Operation::all(queue) {
+            self.settle(&operation).await?;
         }
         Ok(())
     }
 
+    /// Declares one queue.
     pub(super) async fn declare_one(
         &mut self,
         name: &str,
-        arguments: &BTreeMap<&'static str, Argument>,
+        arguments: BTreeMap<&'static str, Argument>,
     ) -> Result<(), Undeclared> {
-        let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
-        let channel = self.channel().await?;
-        let declaring = channel.queue_declare(short(name), durable, table(arguments));
-        self.settle("declare a queue", &format!("queue `{name}`"), declaring).await
+        self.settle(&Operation::Queue { name, arguments }).await
     }
 
-    async fn bind(&mut self, queue: &str, binding: &Binding) -> Result<(), Undeclared> {
-        let Binding { exchange, exchange_type, routing_key } = binding;
+    async fn settle(&mut self, operation: &Operation<'_>) -> Result<(), Undeclared> {
         let channel = self.channel().await?;
-        let kind = match exchange_type {
-            ExchangeType::Direct => ExchangeKind::Direct,
-            ExchangeType::Topic => ExchangeKind::Topic,
-            ExchangeType::Fanout => ExchangeKind::Fanout,
-        };
-        let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
-        let declaring = channel.exchange_declare(short(exchange), kind, durable, FieldTable::default());
-        self.settle("declare an exchange", &format!("exchange `{exchange}`"), declaring).await?;
-        let binding = channel.queue_bind(
-            short(queue),
-            short(exchange),
-            short(routing_key),
-            QueueBindOptions::default(),
-            FieldTable::default(),
-        );
-        let what = format!("binding of queue `{queue}` to exchange `{exchange}`");
-        self.settle("bind a queue", &what, binding).await
+        let answer = self.answer("declare", operation.run(&channel)).await?;
+        answer.map_err(|error| Undeclared::Problem(problem(&operation.what(), &error)))
     }
 
     /// What the broker answers, or the error with which it has closed the channel.
@@ -169,16 +238,6 @@ impl Declarer<'_> {
             Err(Failure::Lost(lost)) => Err(Undeclared::Lost(lost)),
             Err(Failure::Refused(error)) => Err(Undeclared::Lost(error.into())),
         }
-    }
-
-    async fn settle<T>(
-        &mut self,
-        operation: &str,
-        what: &str,
-        future: impl Future<Output = lapin::Result<T>>,
-    ) -> Result<(), Undeclared> {
-        let answer = self.answer(operation, future).await?;
-        answer.map(drop).map_err(|error| Undeclared::Problem(problem(what, &error)))
     }
 }
 

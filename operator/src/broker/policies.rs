@@ -19,6 +19,15 @@ use crate::plan::topology::{POLICY_PREFIX, Queue, exact_pattern};
 /// What is in force is looked at again after this long.
 const REPEAT: Duration = Duration::from_secs(60);
 
+/// Longest wait for declarations under way.
+const DECLARATIONS: Duration = Duration::from_secs(60);
+
+/// Time between two looks whether there still are any.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// Policies written before it is looked again what is wanted by now: each may take seconds on a broker with a thousand of them.
+const WRITES_AT_A_TIME: usize = 20;
+
 /// What failed is tried again after this long.
 const RETRY: Duration = Duration::from_secs(15);
 
@@ -30,29 +39,43 @@ pub(super) async fn run(address: &BrokerAddress, shared: &Shared, metrics: &Metr
             remove(&management, address, &removal, &mut removed).await;
             shared.policies_removed(&task_queue, &removal, removed, Instant::now());
         }
-        let queues = shared.policy_queues();
+        until_declared(shared).await;
+        let mut queues = shared.policy_queues();
         let mut wait = REPEAT;
         if !queues.is_empty() {
             let problems = match &management {
                 Ok(management) => synchronize(management, &address.vhost, &queues).await,
                 Err(error) => Err(error.clone()),
             };
-            let problems = problems.unwrap_or_else(|error| {
+            let (problems, examined) = problems.unwrap_or_else(|error| {
                 let problem = format!("management API at {}: {}", address.management_url(), error);
                 let set = queues.iter().filter(|queue| !queue.policy.is_empty());
-                set.map(|queue| (queue.name.clone(), problem.clone())).collect()
+                (set.map(|queue| (queue.name.clone(), problem.clone())).collect(), queues.len())
             });
             if let Some((queue, problem)) = problems.iter().next() {
                 metrics.broker_errors.with_label_values(&["PoliciesNotApplied"]).inc();
                 tracing::warn!(broker = %address, queue, problem, "policies are not in force");
                 wait = RETRY;
             }
+            if examined < queues.len() {
+                wait = Duration::ZERO;
+            }
+            queues.truncate(examined);
             shared.policies(&problems, &queues, Instant::now());
         }
         tokio::select! {
             () = shared.policies.notified() => {}
             () = sleep(wait) => {}
         }
+    }
+}
+
+/// Waits for the declarations under way, though not for ever: a queue is worth more than its policy, and each policy that is written holds
+/// up the declarations of all others on the broker.
+async fn until_declared(shared: &Shared) {
+    let deadline = Instant::now() + DECLARATIONS;
+    while shared.is_declaring() && Instant::now() < deadline {
+        sleep(LOOK_AGAIN).await;
     }
 }
 
@@ -80,18 +103,20 @@ async fn remove(
     }
 }
 
-/// Compares all policies with what is wanted and writes what differs. Returns what keeps the policy of which queue from being in force.
+/// Compares policies with what is wanted and writes what differs, up to a limit. Returns what keeps the policy of which queue from being in
+/// force, and how many queues were examined.
 async fn synchronize(
     management: &Management,
     vhost: &str,
     queues: &[Queue],
-) -> Result<HashMap<String, String>, ManagementError> {
+) -> Result<(HashMap<String, String>, usize), ManagementError> {
     let mut problems = HashMap::new();
+    let mut writes = 0;
     // A queue without settings needs no policy, and so no management API; one that had settings before is seen to if the API is there.
     let wants_policies = queues.iter().any(|queue| !queue.policy.is_empty());
     let existing = match management.policies(vhost).await {
         Ok(existing) => existing,
-        Err(_) if !wants_policies => return Ok(problems),
+        Err(_) if !wants_policies => return Ok((problems, queues.len())),
         Err(error) => return Err(error),
     };
     let existing: HashMap<&str, &Policy> = existing
@@ -101,7 +126,10 @@ async fn synchronize(
         .collect();
     // Asked for only if something is to be written.
     let mut applied: Option<HashMap<String, String>> = None;
-    for queue in queues {
+    for (examined, queue) in queues.iter().enumerate() {
+        if writes == WRITES_AT_A_TIME {
+            return Ok((problems, examined));
+        }
         let name = queue.policy_name();
         let found = existing.get(name.as_str());
         if queue.policy.is_empty() {
@@ -137,10 +165,14 @@ async fn synchronize(
                 );
             }
             _ => {
+                let began = Instant::now();
                 management.put_policy(vhost, &wanted).await?;
+                writes += 1;
+                // While it is written nothing can be declared: somebody else's turn, for as long.
+                sleep(began.elapsed()).await;
                 tracing::info!(queue = queue.name, "policy set");
             }
         }
     }
-    Ok(problems)
+    Ok((problems, queues.len()))
 }

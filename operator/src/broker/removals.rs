@@ -49,7 +49,7 @@ impl Declarer<'_> {
             // The queue before its dead letters: what is rejected in between still has where to go.
             let dead = queue.dead_letters.as_deref().map(|name| (name, queue.dead_letter_arguments()));
             for (name, arguments) in std::iter::once(own).chain(dead) {
-                match self.remove_queue(name, &arguments, queue.queue_type, removal.only_if_empty).await {
+                match self.remove_queue(name, arguments, queue.queue_type, removal.only_if_empty).await {
                     Ok(None) => removed.gone.push(name.to_owned()),
                     Ok(Some(why)) => removed.kept.push((format!("queue `{name}`"), why)),
                     Err(Undeclared::Problem(problem)) => {
@@ -71,7 +71,7 @@ impl Declarer<'_> {
     async fn remove_queue(
         &mut self,
         name: &str,
-        arguments: &Arguments,
+        arguments: Arguments,
         queue_type: QueueType,
         only_if_empty: bool,
     ) -> Result<Option<String>, Undeclared> {

@@ -368,16 +368,20 @@ impl Shared {
         self.state().reports.offline(node, counts, now);
     }
 
-    /// A topology that is to be declared now.
-    pub(super) fn due_declaration(&self, now: Instant) -> Option<Due> {
+    /// Topologies that are to be declared now, `limit` of them at most.
+    pub(super) fn due_declarations(&self, now: Instant, limit: usize) -> Vec<Due> {
         let state = self.state();
         let is_due = |declared: &Declared| match declared {
             Declared::Due => true,
             Declared::Done(again) | Declared::Failed(_, again) => *again <= now,
         };
-        let (task_queue, subscription) =
-            state.subscriptions.iter().find(|(_, subscription)| is_due(&subscription.declared))?;
-        Some(Due { task_queue: task_queue.clone(), topology: Arc::clone(&subscription.topology) })
+        let due = state.subscriptions.iter().filter(|(_, subscription)| is_due(&subscription.declared));
+        due.take(limit)
+            .map(|(task_queue, subscription)| Due {
+                task_queue: task_queue.clone(),
+                topology: Arc::clone(&subscription.topology),
+            })
+            .collect()
     }
 
     /// Notes how a declaration went, unless something else is wanted by now.
@@ -398,6 +402,11 @@ impl Shared {
             };
         }
         self.tell(&mut state, now);
+    }
+
+    /// Whether some TaskQueue's queues are yet to be declared.
+    pub(super) fn is_declaring(&self) -> bool {
+        self.state().subscriptions.values().any(|subscription| subscription.declared == Declared::Due)
     }
 
     /// All queues that there are policies for, or that are to have none.

@@ -542,3 +542,103 @@ async fn queue_of_somebody_else_never_goes() {
     assert!(removed.gone.contains(&"blue".to_owned()) && world.has_queue("red").await);
     world.end().await;
 }
+
+/// `TASK_QUEUES=1000` makes it as many. Prints how long they take.
+#[tokio::test]
+#[ignore = "needs RabbitMQ: AMQP_URL, MANAGEMENT_URL"]
+async fn hundreds_of_task_queues_are_declared_soon() {
+    use std::io::Write as _;
+    let mut world = World::new("many").await;
+    let number: u64 = std::env::var("TASK_QUEUES").map_or(60, |number| number.parse().unwrap());
+    let started = Instant::now();
+    let keys: Vec<_> = (0..number).map(|number| world.subscribe(&format!("q{number}"), json!([]))).collect();
+    // A tenth of a second for each; without pipelining they took half a second each on a busy machine.
+    let mut deadline = started + PATIENCE.max(Duration::from_millis(100 * number));
+    let mut declared = None;
+    loop {
+        let states = || keys.iter().map(|key| world.hub.view(key, Instant::now()).unwrap().queues);
+        if declared.is_none() && states().all(|state| matches!(state, QueueState::Declared(_))) {
+            declared = Some(started.elapsed().as_secs_f64());
+            // Policies may take their time: each write costs RabbitMQ time in proportion to policies times queues.
+            deadline = Instant::now() + Duration::from_secs(2 * number);
+        }
+        if states().all(|state| state == QueueState::Declared(Policies::Applied)) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "declared after {declared:?}; still {:?}", states().last());
+        let _ = timeout(Duration::from_millis(100), world.changes.recv()).await;
+    }
+    writeln!(
+        std::io::stdout(),
+        r#"{{"test":"taskQueues","number":{number},"declaredSeconds":{:.1},"policiesSeconds":{:.1}}}"#,
+        declared.unwrap_or_default(),
+        started.elapsed().as_secs_f64()
+    )
+    .unwrap();
+    world.end().await;
+}
+
+#[tokio::test]
+#[ignore = "needs RabbitMQ: AMQP_URL, MANAGEMENT_URL"]
+async fn one_broker_under_two_names_is_recognized() {
+    let (mut world, other) = (World::new("twin").await, World::new("stranger").await);
+    let host = if world.address.host == "localhost" { "127.0.0.1" } else { "localhost" };
+    // Where the broker isn't on this machine, its port there leads nowhere, and the test of the cluster's own broker says it.
+    let twin = address(&[("vhost", &world.http.vhost), ("host", host)]);
+    if celery_client::connect(&twin, "test").await.is_err() {
+        panic!("the broker of AMQP_URL has to be reachable as {host} too");
+    }
+    let red = world.subscribe("red", json!([]));
+    for (one, expected) in [(&twin, true), (&other.address, false)] {
+        let deadline = Instant::now() + PATIENCE;
+        while world.hub.is_same_broker(&world.address, one, &red) != Some(expected) {
+            assert!(Instant::now() < deadline, "{one} is not known to be {expected}");
+            let _ = timeout(Duration::from_millis(100), world.changes.recv()).await;
+        }
+    }
+    assert_eq!(world.hub.is_same_broker(&world.address, &world.address, &red), Some(true));
+    world.end().await;
+    other.end().await;
+}
+
+#[tokio::test]
+#[ignore = "needs RabbitMQ with TLS: AMQPS_DIRECTORY"]
+async fn tls_takes_an_authority_and_a_client_certificate_of_ones_own() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let directory = std::env::var("AMQPS_DIRECTORY").expect("AMQPS_DIRECTORY has the keys of a Secret");
+    let secret = |without: &str| {
+        let files = std::fs::read_dir(&directory).unwrap().map(|file| file.unwrap().path());
+        let named = files.map(|file| (file.file_name().unwrap().to_str().unwrap().to_owned(), file));
+        let kept = named.filter(|(name, _)| name != without);
+        BrokerAddress::from_fields(kept.map(|(name, file)| (name, std::fs::read(file).unwrap()))).unwrap()
+    };
+    let hub = Hub::new("tls".to_owned(), Arc::new(|_| ()), Arc::new(Metrics::new().unwrap()));
+    let view = async |key: &ObjectRef<TaskQueue>, expected: fn(&View) -> bool| {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let view = hub.view(key, Instant::now()).unwrap();
+            if expected(&view) {
+                return view;
+            }
+            assert!(Instant::now() < deadline, "still {view:?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    for without in ["ca.crt", "tls.key"] {
+        let key = ObjectRef::new(without).within("default");
+        hub.subscribe(&key, &secret(without), &Arc::default(), Vec::new());
+        let refused = view(&key, |view| matches!(view.broker, BrokerState::Failed(_))).await;
+        let BrokerState::Failed(problem) = refused.broker else { unreachable!() };
+        assert_eq!(problem.reason, Reason::BrokerUnreachable);
+        assert!(problem.message.to_lowercase().contains("certificate"), "{}", problem.message);
+    }
+    // Queue over AMQP, policy over the management API.
+    let name = format!("tls-{:08x}", fastrand::u32(..));
+    let (key, queues) = (ObjectRef::new(&name).within("default"), topology(&name, json!([])));
+    hub.subscribe(&key, &secret(""), &Arc::new(queues.clone()), Vec::new());
+    view(&key, |view| view.queues == QueueState::Declared(Policies::Applied)).await;
+    hub.subscribe(&key, &secret(""), &Arc::default(), Vec::new());
+    hub.remove(&key, &Removal { queues: queues.queues, only_if_empty: false });
+    let removed = view(&key, |view| view.removed.is_some()).await.removed.unwrap();
+    assert_eq!(removed.kept, []);
+}

@@ -8,6 +8,7 @@ use celery_client::{AddressError, BrokerAddress, ResultStoreAddress};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
+use kube::runtime::reflector::ObjectRef;
 
 use super::Error;
 use super::context::{Context, Memory, broker_secret, reference, results_secret};
@@ -151,13 +152,8 @@ async fn broker_address(
     context: &Context,
 ) -> Result<Result<BrokerAddress, Problem>, Error> {
     let secret = broker_secret(task_queue);
-    let refused = context.hub.view(&reference(task_queue), Instant::now()).is_some_and(|view| {
-        matches!(
-            view.broker,
-            BrokerState::Failed(Problem { reason: Reason::AuthFailed | Reason::VhostRefused, .. })
-        )
-    });
-    let max_age = if refused { REREAD_WHEN_REFUSED } else { REREAD_AFTER };
+    let max_age =
+        if is_refused(&reference(task_queue), context) { REREAD_WHEN_REFUSED } else { REREAD_AFTER };
     let fields = read(&secret, max_age, context).await?;
     Ok(fields.and_then(|fields| address(&secret, &fields)))
 }
@@ -216,11 +212,37 @@ async fn older_claim(
             _ => None,
         };
         let theirs = context.last_address(&reference(other), read);
-        if holds(address.map(endpoint), theirs.as_ref().map(endpoint), was_claimed) {
+        let same = same_broker(task_queue, address, theirs.as_ref(), context);
+        if holds(same, was_claimed, is_locked_out(other, context)) {
             return Some(claim);
         }
     }
     None
+}
+
+/// Whether two addresses lead to the same broker, as far as is known.
+fn same_broker(
+    task_queue: &TaskQueue,
+    ours: Option<&BrokerAddress>,
+    theirs: Option<&BrokerAddress>,
+    context: &Context,
+) -> Option<bool> {
+    context.hub.is_same_broker(ours?, theirs?, &reference(task_queue))
+}
+
+/// Whether the broker refuses a TaskQueue, and no worker of it is there that may have been let in before.
+fn is_locked_out(task_queue: &TaskQueue, context: &Context) -> bool {
+    let key = reference(task_queue);
+    context.pods(&key).is_empty() && is_refused(&key, context)
+}
+
+fn is_refused(task_queue: &ObjectRef<TaskQueue>, context: &Context) -> bool {
+    context.hub.view(task_queue, Instant::now()).is_some_and(|view| {
+        matches!(
+            view.broker,
+            BrokerState::Failed(Problem { reason: Reason::AuthFailed | Reason::VhostRefused, .. })
+        )
+    })
 }
 
 /// The other TaskQueues that use a queue of this one on the same broker, by `namespace/name`, and what they use. Those that are about to
@@ -241,16 +263,11 @@ pub(super) fn rivals_on_broker(
             continue;
         }
         let theirs = context.last_address(&reference(other), None);
-        // An address that isn't known may be the same.
-        if holds(ours.as_ref().map(endpoint), theirs.as_ref().map(endpoint), true) {
+        // What isn't known may be the same.
+        if same_broker(task_queue, ours.as_ref(), theirs.as_ref(), context) != Some(false) {
             let name = format!("{}/{}", other.namespace().unwrap_or_default(), other.name_any());
             rivals.push((name, used));
         }
     }
     rivals
-}
-
-/// Host, port and virtual host of a broker.
-fn endpoint(address: &BrokerAddress) -> (&str, u16, &str) {
-    (&address.host, address.port, &address.vhost)
 }

@@ -29,14 +29,12 @@ pub fn claim(task_queue: &TaskQueue, topology: &Topology, other: &TaskQueue) -> 
     Some(Claim { queue: queue.to_owned(), holder: qualified_name(other) })
 }
 
-/// Whether a claim holds, given where the brokers of both TaskQueues are or were known to be last.
+/// Whether a claim holds, given whether both TaskQueues are on the same broker, if that is known.
 ///
-/// What isn't known is no reason to let a second TaskQueue onto a queue: then a claim that held until now goes on to.
-pub fn holds<A: PartialEq>(ours: Option<A>, theirs: Option<A>, was_claimed: bool) -> bool {
-    match (ours, theirs) {
-        (Some(ours), Some(theirs)) => ours == theirs,
-        _ => was_claimed,
-    }
+/// What isn't known is no reason to let a second TaskQueue onto a queue: then a claim that held until now goes on to. One whom the broker
+/// doesn't let in, and who has no workers there from before, has no use for the queue.
+pub fn holds(same_broker: Option<bool>, was_claimed: bool, holder_is_locked_out: bool) -> bool {
+    !holder_is_locked_out && same_broker.unwrap_or(was_claimed)
 }
 
 /// Whether the conditions of a TaskQueue say that a queue of it is claimed: all that is known after the operator has begun anew.
@@ -109,17 +107,20 @@ mod tests {
     }
 
     #[test]
-    fn claim_goes_by_the_address_where_both_are_known() {
-        assert!(holds(Some("a"), Some("a"), false));
-        assert!(!holds(Some("a"), Some("b"), true));
+    fn claim_goes_by_the_broker_where_that_is_known() {
+        assert!(holds(Some(true), false, false));
+        assert!(!holds(Some(false), true, false));
     }
 
     #[test]
-    fn claim_goes_on_while_an_address_is_unknown() {
-        for (ours, theirs) in [(Some("a"), None), (None, Some("a")), (None, None)] {
-            assert!(holds(ours, theirs, true));
-            assert!(!holds(ours, theirs, false), "there was none");
-        }
+    fn claim_goes_on_while_the_broker_is_unknown() {
+        assert!(holds(None, true, false));
+        assert!(!holds(None, false, false), "there was none");
+    }
+
+    #[test]
+    fn who_is_locked_out_claims_nothing() {
+        assert!(!holds(Some(true), true, true));
     }
 
     #[test]

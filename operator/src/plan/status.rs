@@ -206,7 +206,11 @@ fn queues_declared(facts: &Facts<'_>) -> Stated {
                     Reason::PoliciesNotApplied,
                     format!("{declared}; but dead letters and limits are not in force: {problem}"),
                 ),
-                Policies::Pending | Policies::Applied => stated(TRUE, Reason::Declared, declared),
+                Policies::Pending => {
+                    let message = format!("{declared}; dead letters and limits are being set");
+                    stated(TRUE, Reason::Declared, message)
+                }
+                Policies::Applied => stated(TRUE, Reason::Declared, declared),
             }
         }
     }
