@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::{Result, anyhow};
 use serde::Serialize;
 
+use crate::cluster::Cluster;
 use crate::interrupt;
 use crate::progress::Progress;
 use crate::stage::Stage;
@@ -28,8 +29,25 @@ where
     if let Some(stage) = stage {
         stage.clear(progress).await?;
     }
-    let outcome = outcome?;
-    println!("{}", serde_json::to_string(&outcome)?);
+    conclude(&outcome?)
+}
+
+/// Runs a benchmark as [`run`] does, on the cluster that is up and with the Soloist that is on it.
+///
+/// # Errors
+/// If no cluster is up, and those of the benchmark.
+pub async fn run_attached<T, F, Running>(benchmark: F) -> Result<ExitCode>
+where
+    T: Serialize + Verdict + Send + 'static,
+    F: FnOnce() -> Running + Send + 'static,
+    Running: Future<Output = Result<T>>,
+{
+    conclude(&Cluster::find()?.namespace().run(benchmark).await?)
+}
+
+/// Prints the outcome.
+fn conclude<T: Serialize + Verdict>(outcome: &T) -> Result<ExitCode> {
+    println!("{}", serde_json::to_string(outcome)?);
     Ok(if outcome.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

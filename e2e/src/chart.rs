@@ -13,6 +13,8 @@ use crate::{command, paths};
 const RELEASE: &str = "soloist";
 /// Where the operator is installed.
 pub const NAMESPACE: &str = "soloist-system";
+/// The operator's Deployment.
+pub const DEPLOYMENT: &str = "soloist";
 
 /// Installs the chart anew and waits until the operator is ready. A release that is there is removed first: its pods
 /// would go on with the image of the same name that was loaded before.

@@ -54,6 +54,7 @@ pub mod python;
 pub mod rabbitmq;
 pub mod redis;
 pub mod replicas;
+pub mod scale_in;
 pub mod soloist;
 pub mod stage;
 mod state;

@@ -1,0 +1,210 @@
+//! `cargo test-scale-in`: scale-in never takes a worker away that has a task.
+
+mod operator;
+mod race;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::{Parser, ValueEnum};
+use e2e::benchmark::{self, Verdict};
+use e2e::progress::Progress;
+use e2e::scale_in::{Figures, TASK_QUEUE, Trial};
+use e2e::soloist::Test;
+use e2e::{chart, wait};
+use k8s_openapi::api::apps::v1::Deployment;
+use kube::Api;
+use kube::api::{Patch, PatchParams};
+use serde::Serialize;
+use serde_json::json;
+use tokio::time::sleep;
+
+use crate::operator::Operator;
+
+/// Makes all workers of a TaskQueue busy and takes them away, by each of the ways there are; kills the operator again and
+/// again while it does so, and RabbitMQ once.
+///
+/// The last line printed is JSON. The exit code is 0 only if the API server let the ReplicaSet controller delete no
+/// worker that had not drained, no task was lost, and none was begun twice.
+#[derive(Parser)]
+#[command(name = "cargo test-scale-in", bin_name = "cargo test-scale-in")]
+struct Arguments {
+    /// How many workers
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(2..=200))]
+    workers: u16,
+    /// Seconds of the shortest task
+    #[arg(long, default_value_t = 5.0)]
+    min_seconds: f64,
+    /// Seconds of the longest task
+    #[arg(long, default_value_t = 60.0)]
+    max_seconds: f64,
+    /// How often the operator is killed
+    #[arg(long, default_value_t = 20)]
+    kills: u32,
+    /// The ways to take workers away; all if not given
+    #[arg(long, value_enum)]
+    way: Vec<Way>,
+    /// Instead: so many times, a worker's mark is removed while its ReplicaSet deletes a pod
+    #[arg(long, value_name = "TRIES")]
+    race: Option<u32>,
+    /// On the cluster that is up, with the Soloist that is installed there
+    #[arg(long)]
+    attached: bool,
+}
+
+/// A way to take workers away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Way {
+    /// The autoscaler, as tasks end
+    Autoscaler,
+    /// `spec.replicas`, or `kubectl scale taskqueue`
+    Replicas,
+    /// `kubectl scale deployment`, with scaling off
+    Deployment,
+    /// A new pod template
+    Rollout,
+    /// `spec.replicas`, with RabbitMQ killed and started again meanwhile
+    Broker,
+    /// `spec.replicas` up and down, with the operator killed again and again
+    Kills,
+}
+
+#[derive(Serialize)]
+struct Outcome {
+    test: &'static str,
+    workers: u16,
+    #[serde(flatten)]
+    figures: Figures,
+    /// Tasks that the operator says were interrupted.
+    interrupted_tasks: f64,
+    operator_kills: u32,
+}
+
+impl Verdict for Outcome {
+    fn is_good(&self) -> bool {
+        let Figures { undrained_deletes, lost, ran_twice, .. } = self.figures;
+        undrained_deletes == 0 && lost == 0 && ran_twice == 0 && self.interrupted_tasks == 0.0
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<ExitCode> {
+    let arguments = Arguments::parse();
+    let progress = Progress::new();
+    let inside = progress.clone();
+    let attached = arguments.attached;
+    if let Some(tries) = arguments.race {
+        let race = move || async move {
+            let test = Test::new("scale-in-race").await?;
+            test.run(Duration::from_secs(3600), race::race(&test, &inside, tries)).await
+        };
+        return if attached {
+            benchmark::run_attached(race).await
+        } else {
+            benchmark::run(&progress, race).await
+        };
+    }
+    let trial = move || async move {
+        let test = Test::new("scale-in").await?;
+        test.run(Duration::from_secs(2 * 3600), trial(&test, &inside, &arguments)).await
+    };
+    if attached { benchmark::run_attached(trial).await } else { benchmark::run(&progress, trial).await }
+}
+
+async fn trial(test: &Test, progress: &Progress, arguments: &Arguments) -> Result<Outcome> {
+    let seconds = (arguments.min_seconds, arguments.max_seconds);
+    let trial = Trial::new(test, arguments.workers, seconds).await?;
+    let ways = if arguments.way.is_empty() { Way::value_variants() } else { &arguments.way };
+    let mut operator_kills = 0;
+    for way in ways {
+        progress.say(format!("{way:?}: {} workers get busy", arguments.workers));
+        // More than they can do at once: a worker that goes on consuming would show. The autoscaler would keep them for that.
+        trial.make_busy(if *way == Way::Autoscaler { 1 } else { 2 }).await?;
+        progress.say(format!("{way:?}: they are to go"));
+        operator_kills += take_away(*way, &trial, arguments).await?;
+        trial.finish().await?;
+        progress.say(format!("{way:?}: {:?}", trial.figures().await?));
+    }
+    let figures = trial.figures().await?;
+    let interrupted_tasks = operator::interrupted_tasks(test).await?;
+    Ok(Outcome { test: "scale_in", workers: arguments.workers, figures, interrupted_tasks, operator_kills })
+}
+
+/// Takes all workers away; how often the operator was killed meanwhile.
+async fn take_away(way: Way, trial: &Trial<'_>, arguments: &Arguments) -> Result<u32> {
+    match way {
+        Way::Autoscaler => trial.scale(None).await?,
+        Way::Replicas => trial.scale(Some(0)).await?,
+        Way::Deployment => {
+            trial.change(json!({"spec": {"replicas": null, "scaling": {"mode": "Off"}}})).await?;
+            // The operator must know before, or it would set the number back.
+            trial.test.condition(TASK_QUEUE, "ScalingActive", "False", "ScalingOff").await?;
+            scale_deployment(trial.test, &trial.test.namespace.name, &format!("{TASK_QUEUE}-worker"), 0)
+                .await?;
+        }
+        Way::Rollout => {
+            let env = json!([{"name": "ROLLOUT", "value": format!("{:x}", fastrand::u32(..))}]);
+            trial.change(json!({"spec": {"worker": {"env": env}}})).await?;
+            rolled_out(trial, arguments).await?;
+            trial.scale(Some(0)).await?;
+        }
+        Way::Broker => {
+            trial.excuse();
+            trial.scale(Some(0)).await?;
+            sleep(Duration::from_secs_f64(arguments.min_seconds)).await;
+            trial.test.cluster.rabbitmq.kill().await?;
+            trial.test.cluster.rabbitmq.start().await?;
+        }
+        Way::Kills => {
+            scale_deployment(trial.test, chart::NAMESPACE, chart::DEPLOYMENT, 0).await?;
+            let killed = with_kills(trial, arguments).await;
+            scale_deployment(trial.test, chart::NAMESPACE, chart::DEPLOYMENT, 2).await?;
+            return killed;
+        }
+    }
+    trial.until_gone().await?;
+    Ok(0)
+}
+
+/// Scales up and down, and kills the operator at random moments meanwhile.
+async fn with_kills(trial: &Trial<'_>, arguments: &Arguments) -> Result<u32> {
+    for kill in 0..arguments.kills {
+        // Mostly down; now and then back, so that it is killed while workers are told to go on, too.
+        let wanted = if kill % 4 == 3 { arguments.workers / 2 } else { 0 };
+        trial.scale(Some(wanted)).await?;
+        let operator = Operator::start(trial.test).await?;
+        sleep(Duration::from_secs_f64(fastrand::f64() * 2.0)).await;
+        operator.kill().await?;
+    }
+    trial.scale(Some(0)).await?;
+    let operator = Operator::start(trial.test).await?;
+    trial.until_gone().await?;
+    operator.kill().await?;
+    Ok(arguments.kills)
+}
+
+/// Waits until the Deployment has new pods only.
+async fn rolled_out(trial: &Trial<'_>, arguments: &Arguments) -> Result<()> {
+    let within =
+        Duration::from_secs_f64(120.0 + 4.0 * f64::from(arguments.workers) + 2.0 * arguments.max_seconds);
+    wait::until("the rollout", within, || async {
+        let deployment = trial.test.deployment(TASK_QUEUE).await?;
+        let generation = deployment.metadata.generation;
+        let status = deployment.status.context("no status")?;
+        let wanted = i32::from(arguments.workers);
+        let is_done = status.observed_generation == generation
+            && status.updated_replicas == Some(wanted)
+            && status.replicas == Some(wanted)
+            && status.available_replicas == Some(wanted);
+        Ok(is_done.then_some(()))
+    })
+    .await
+}
+
+async fn scale_deployment(test: &Test, namespace: &str, name: &str, replicas: u16) -> Result<()> {
+    let deployments: Api<Deployment> = Api::namespaced(test.client.clone(), namespace);
+    let patch = json!({"spec": {"replicas": replicas}});
+    deployments.patch_scale(name, &PatchParams::default(), &Patch::Merge(patch)).await?;
+    Ok(())
+}
