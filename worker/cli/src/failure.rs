@@ -50,6 +50,10 @@ impl Failure {
         Self::new(Code::Usage, message)
     }
 
+    pub(crate) fn failed(message: impl Into<String>) -> Self {
+        Self::new(Code::Other, message)
+    }
+
     pub(crate) fn other(error: &(dyn Error + 'static)) -> Self {
         Self::of(Code::Other, error)
     }

@@ -29,8 +29,9 @@ fn main() -> ExitCode {
     let ended = match Cli::parse().command {
         Command::Worker(options) => return options.run(soloist_worker::sample_tasks),
         Command::Completion { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "soloist", &mut std::io::stdout());
-            Ok(())
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "soloist", &mut script);
+            output::line(&String::from_utf8_lossy(&script))
         }
         command => run(command),
     };

@@ -169,7 +169,7 @@ impl Move {
         for confirmation in try_join_all(confirms).await? {
             if !matches!(confirmation, Confirmation::Ack(None)) {
                 let why = format!("queue `{}` refused a message; it stays in `{}`", self.to, self.from);
-                return Err(Failure::usage(why).hint("is the queue full, or was it deleted?"));
+                return Err(Failure::failed(why).hint("is the queue full, or was it deleted?"));
             }
         }
         Ok(())

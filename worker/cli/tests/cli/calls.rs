@@ -1,0 +1,97 @@
+//! Calling tasks and showing their results, with our worker and with Celery's.
+
+use crate::support::{Worker, json, out, run, soloist, with_results};
+use serde_json::json as value;
+use std::io::Write;
+use std::process::Stdio;
+
+/// Names of the tasks of a worker, as `soloist worker` and the tests' Celery app have them.
+struct Names {
+    add: &'static str,
+    fail: &'static str,
+}
+
+fn calls_and_canvases(worker: &Worker, names: &Names) {
+    let queue = worker.queue.as_str();
+    let Names { add, fail } = *names;
+    assert_eq!(out(with_results(&["call", "-Q", queue, add, "1", "2", "--wait"])), "3");
+    assert_eq!(out(with_results(&["call", "-Q", queue, add, "--args", "[1, 2]", "-w"])), "3");
+    assert_eq!(out(with_results(&["call", "-Q", queue, add, "--kwargs", r#"{"x": 1, "y": 2}"#, "-w"])), "3");
+    let called = json(with_results(&["call", "-Q", queue, add, "1", "2", "--wait"]));
+    assert!(called["result"] == 3 && called["task_id"].is_string(), "{called}");
+
+    // Without waiting, the id is what is printed.
+    let id =
+        out(with_results(&["call", "-Q", queue, add, "2", "2", "--expires", "60", "--countdown", "0.2"]));
+    assert_eq!(out(with_results(&["result", &id, "--wait"])), "4");
+    let meta = json(with_results(&["result", &id]));
+    assert_eq!((&meta["status"], &meta["task_id"]), (&value!("SUCCESS"), &value!(id)));
+    let failed = out(with_results(&["call", "-Q", queue, fail]));
+    let said = run(with_results(&["result", &failed, "--wait", "--traceback"]));
+    assert!(said.code == 5 && said.err.contains("ended as FAILURE"), "{said:?}");
+    let said = run(with_results(&["result", &id, &failed]));
+    assert!(said.code == 5 && said.out.starts_with("ID ") && said.out.lines().count() == 3, "{said:?}");
+    let said = run(with_results(&["call", "-Q", queue, fail, "--wait"]));
+    assert_eq!(said.code, 5, "{said:?}");
+    out(with_results(&["result", &id, "--forget"]));
+    assert_eq!(run(with_results(&["result", &id])).code, 4);
+
+    let [first, second] = [format!("{add}(1, 2)"), format!("{add}(10)")];
+    assert_eq!(out(with_results(&["chain", "-Q", queue, &first, &second, "--wait"])), "13");
+    let nested = format!("{add}(5, 5) | {add}(1)");
+    assert_eq!(out(with_results(&["group", "-Q", queue, &first, &nested, "--wait"])), "[3,11]");
+    let group = out(with_results(&["group", "-Q", queue, &first, &nested]));
+    assert_eq!(out(with_results(&["result", &group, "--wait"])), "[3,11]");
+    let metas = json(with_results(&["result", &group, "--wait"]));
+    assert_eq!(metas.as_array().unwrap().iter().map(|meta| &meta["result"]).collect::<Vec<_>>(), [3, 11]);
+
+    // Any canvas from standard input.
+    let mut piped = with_results(&["chain", "-Q", queue, "--file", "-", "--wait"]);
+    let mut child = piped.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let canvas = value!([{"task": add, "args": [1, 1]}, format!("{add}(3)")]);
+    child.stdin.take().unwrap().write_all(canvas.to_string().as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap().trim(), "5");
+}
+
+#[test]
+#[ignore = "needs RabbitMQ and Redis: AMQP_URL, REDIS_URL"]
+fn tasks_of_our_worker_are_called() {
+    let worker = Worker::soloist();
+    calls_and_canvases(&worker, &Names { add: "tasks.add", fail: "tasks.fail" });
+    // Results over RPC come to the process that waits.
+    let mut call = soloist(&["call", "-Q", &worker.queue, "tasks.add", "1", "2", "--wait", "--timeout", "1"]);
+    call.env("SOLOIST_RESULTS", "rpc://");
+    let said = run(call);
+    assert!(said.code == 4 && said.err.contains("has not ended"), "this worker stores in Redis: {said:?}");
+}
+
+#[test]
+#[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, REDIS_URL, PYTHON"]
+fn tasks_of_celerys_worker_are_called() {
+    let worker = Worker::python();
+    calls_and_canvases(&worker, &Names { add: "tk.add", fail: "tk.fail" });
+    assert_eq!(out(with_results(&["call", "-Q", &worker.queue, "tk.add", "a", "b", "--wait"])), "ab");
+    let chord = ["chord", "-Q", &worker.queue, "tk.add(1, 2)", "tk.add(3, 4)", "--body", "tk.sum", "--wait"];
+    assert_eq!(out(with_results(&chord)), "10");
+    let call = ["call", "-Q", &worker.queue, "tk.seen", "--priority", "3", "--time-limit", "20", "--wait"];
+    let more = ["--header", "tenant=acme", "--stamp", "label=x", "--task-id", &worker.queue, "-o", "json"];
+    let seen = json(with_results(&[&call[..], &more[..6]].concat()));
+    let seen = &seen["result"];
+    assert_eq!(seen["id"], value!(worker.queue));
+    assert_eq!((&seen["tenant"], &seen["priority"]), (&value!("acme"), &value!(3)));
+    assert_eq!((&seen["stamps"], &seen["timelimit"]), (&value!({"label": "x"}), &value!([20, null])));
+}
+
+#[test]
+#[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, REDIS_URL, PYTHON"]
+fn a_chord_may_go_over_both_workers() {
+    let (ours, celerys) = (Worker::soloist(), Worker::python());
+    let on = |queue: &str, task: &str| {
+        value!({"task": task, "args": [2, 3], "options": {"queue": queue}}).to_string()
+    };
+    let header = [on(&ours.queue, "tasks.multiply"), on(&celerys.queue, "tk.add")];
+    let body = value!({"task": "tk.sum", "options": {"queue": celerys.queue}}).to_string();
+    let chord = ["chord", &header[0], &header[1], "--body", &body, "--wait"];
+    assert_eq!(out(with_results(&chord)), "11");
+}
