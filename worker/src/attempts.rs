@@ -1,50 +1,52 @@
-//! Messages that come back again and again, because each worker that takes one dies of it.
+//! Messages that come back: because another worker has lost its connection, or has died, perhaps of this very message.
 //!
-//! A quorum queue counts how often it has delivered a message. A classic queue only tells that it has done so before, so the
-//! count is kept in a header: a message that comes back is replaced by a copy that says how often it has. The copy goes to the
-//! end of the queue, which also lets other messages be run before the next attempt.
+//! Where results are in Redis, workers tell each other there: a call that still runs elsewhere is left alone, one that is done
+//! is acknowledged, and one that was begun too often is given up. Without Redis, nothing is known of other workers. A quorum
+//! queue then counts by itself and has a limit of its own. For a classic queue, which only tells that it has delivered a message
+//! before, the count is kept in a header: the message is replaced by a copy, some random time later so that its neighbours are
+//! run without it.
 
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use celery_client::results::{OtherRuns, RunKey};
+use celery_protocol::Request;
 use lapin::{message::Delivery, types::AMQPValue};
 use serde_json::Value;
+use tokio::{sync::mpsc, time::sleep};
+use tracing::debug;
 
-use crate::broker::Arrival;
+use crate::{health::Health, metrics::Metrics, results::Results};
 
-/// How often a message is delivered without coming to an end, unless set. Harmless interruptions count too (a pod that was
-/// evicted, a message given back unstarted), so it is no small number; RabbitMQ 4 gives messages of quorum queues 20.
+/// How often a call is begun without coming to an end, unless set. A worker may be killed for other reasons, so it is no small
+/// number.
 pub(crate) const DEFAULT_LIMIT: u32 = 10;
 
-/// Header of the copy: how often the message came back.
+/// Header of a copy: how often the message had come back.
 const HEADER: &str = "soloist-attempts";
 
-/// What is to be done with a message, seen how often it was delivered.
+/// Longest delay of a copy without Redis.
+const APART: Duration = Duration::from_secs(20);
+
+/// When others are told that a call is being run. Shorter runs than that are not worth it.
+const HELD_AFTER: Duration = Duration::from_secs(2);
+
+/// How long that holds unless it is renewed, and so how long a call waits whose worker has died.
+const HELD: Duration = Duration::from_secs(6);
+
+/// When to look again at a call that another worker runs.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
+/// What is to be done with a message that came back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// Run it.
     Run,
-    /// Replace it by a copy that counts this delivery.
-    Mark,
-    /// Don't try again: it was delivered so often.
+    /// It is done already.
+    Done,
+    /// Put it off for this time.
+    Later(Duration),
+    /// Don't try again: it was begun so often.
     GiveUp(u32),
-}
-
-/// What is to be done with a message that was delivered `before` so often, by the queue's own count or the header's.
-fn judge(is_redelivered: bool, by_queue: Option<u32>, by_header: u32, limit: u32) -> Verdict {
-    let before = by_queue.unwrap_or_else(|| by_header + u32::from(is_redelivered));
-    match (is_redelivered, by_queue) {
-        _ if before >= limit => Verdict::GiveUp(before),
-        (true, None) => Verdict::Mark,
-        _ => Verdict::Run,
-    }
-}
-
-/// What is to be done with a message if it may come back `limit` times at most.
-pub(crate) fn verdict(delivery: &Arrival, limit: u32) -> Verdict {
-    judge(
-        delivery.redelivered,
-        header(delivery, "x-delivery-count"),
-        header(delivery, HEADER).unwrap_or(0),
-        limit,
-    )
 }
 
 /// Whether a message may have been delivered before, to this worker or another.
@@ -55,9 +57,79 @@ pub(crate) fn is_redelivered(delivery: &Delivery) -> bool {
 /// The header that a copy of this message needs, if any.
 pub(crate) fn mark(delivery: &Delivery) -> Option<(String, Value)> {
     let before = header(delivery, HEADER);
-    let is_marked = before.is_some() || delivery.redelivered;
     let attempts = before.unwrap_or(0) + u32::from(delivery.redelivered);
-    is_marked.then(|| (HEADER.to_owned(), attempts.into()))
+    is_redelivered(delivery).then(|| (HEADER.to_owned(), attempts.into()))
+}
+
+/// What is to be done with a message that came back and may now begin. `chance` is uniform in 0 to 1.
+pub(crate) async fn verdict(
+    delivery: &Delivery,
+    request: &Request,
+    limit: u32,
+    chance: f64,
+    results: &Results,
+    (health, metrics): (&Health, &Metrics),
+) -> Verdict {
+    let Some(redis) = results.redis(health, metrics).await else {
+        let is_counted_by_queue = header(delivery, "x-delivery-count").is_some();
+        let attempts = header(delivery, HEADER).unwrap_or(0);
+        return by_header(delivery.redelivered, is_counted_by_queue, attempts, limit, chance);
+    };
+    let run = RunKey::new(&request.id, request.retries);
+    match results.insist("begin a run again", || redis.begin_again(&run), health, metrics).await {
+        OtherRuns::Done => Verdict::Done,
+        OtherRuns::Running => Verdict::Later(LOOK_AGAIN),
+        OtherRuns::Begun(begun) if begun > limit => Verdict::GiveUp(begun),
+        OtherRuns::Begun(_) => Verdict::Run,
+    }
+}
+
+fn by_header(
+    is_redelivered: bool,
+    is_counted_by_queue: bool,
+    attempts: u32,
+    limit: u32,
+    chance: f64,
+) -> Verdict {
+    let attempts = attempts + u32::from(is_redelivered);
+    match (is_redelivered, is_counted_by_queue) {
+        (_, true) => Verdict::Run,
+        _ if attempts > limit => Verdict::GiveUp(attempts),
+        (true, false) => Verdict::Later(Duration::from_secs(1) + APART.mul_f64(chance.clamp(0.0, 1.0))),
+        (false, false) => Verdict::Run,
+    }
+}
+
+/// Lets other workers know, for as long as it is waited for, that this one runs a call.
+pub(crate) async fn hold(
+    request: &Request,
+    node: &str,
+    results: &Results,
+    health: &Health,
+    metrics: &Metrics,
+) -> Infallible {
+    sleep(HELD_AFTER).await;
+    let Some(redis) = results.redis(health, metrics).await else { return std::future::pending().await };
+    let run = RunKey::new(&request.id, request.retries);
+    loop {
+        if let Err(error) = redis.hold_run(&run, node, HELD).await {
+            debug!(id = request.id, %error, "others can't be told that the task runs here");
+        }
+        sleep(HELD / 3).await;
+    }
+}
+
+/// Lets other workers know which calls are done whose messages will be delivered again.
+pub(crate) async fn announce(
+    mut done: mpsc::UnboundedReceiver<RunKey>,
+    results: Arc<Results>,
+    health: Arc<Health>,
+    metrics: Arc<Metrics>,
+) {
+    while let Some(run) = done.recv().await {
+        let Some(redis) = results.redis(&health, &metrics).await else { continue };
+        results.insist("finish a run", || redis.finish_run(&run), &health, &metrics).await;
+    }
 }
 
 fn header(delivery: &Delivery, name: &str) -> Option<u32> {
@@ -75,19 +147,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_classic_queues_messages_are_counted_in_a_header() {
-        assert_eq!(judge(false, None, 0, 3), Verdict::Run);
-        assert_eq!(judge(true, None, 0, 3), Verdict::Mark);
-        assert_eq!(judge(false, None, 1, 3), Verdict::Run);
-        assert_eq!(judge(true, None, 1, 3), Verdict::Mark);
-        assert_eq!(judge(true, None, 2, 3), Verdict::GiveUp(3));
-        assert_eq!(judge(false, None, 3, 3), Verdict::GiveUp(3));
+    fn without_redis_a_classic_queues_messages_are_counted_in_a_header() {
+        let verdict = |is_redelivered, attempts| by_header(is_redelivered, false, attempts, 2, 0.5);
+        let later = Verdict::Later(Duration::from_secs(11));
+        assert_eq!([verdict(true, 0), verdict(false, 1), verdict(true, 1)], [later, Verdict::Run, later]);
+        assert_eq!([verdict(false, 2), verdict(true, 2)], [Verdict::Run, Verdict::GiveUp(3)]);
     }
 
     #[test]
-    fn a_quorum_queue_counts_by_itself() {
-        assert_eq!(judge(true, Some(2), 0, 3), Verdict::Run);
-        assert_eq!(judge(true, Some(3), 0, 3), Verdict::GiveUp(3));
-        assert_eq!(judge(false, Some(0), 0, 3), Verdict::Run);
+    fn without_redis_a_quorum_queue_counts_by_itself() {
+        assert_eq!(by_header(true, true, 0, 2, 0.5), Verdict::Run);
     }
 }

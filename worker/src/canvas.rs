@@ -86,7 +86,7 @@ pub(crate) enum FollowError {
     #[error("what follows can't be sent: {0}")]
     Canvas(#[from] canvas::CanvasError),
     #[error("`{task}`, which follows, can't be sent: {source}")]
-    Send { task: String, source: SendError },
+    Send { task: String, source: Box<SendError> },
     #[error("a chord follows, and chords need a result store in Redis: this worker has none")]
     NoChords,
     #[error("a signature that replaces a task can't be part of a chord")]
@@ -104,7 +104,7 @@ impl FollowError {
         let message = self.to_string();
         match self {
             Self::Value(_) | Self::Canvas(_) => Exception::builtin("ValueError", message),
-            Self::Send { source: SendError::Publish(_), .. } => {
+            Self::Send { source, .. } if matches!(**source, SendError::Publish(_)) => {
                 Exception::new("kombu.exceptions", "OperationalError", vec![message.into()])
             }
             Self::Send { .. } | Self::ReplacedByMember | Self::NoMember => {
@@ -349,7 +349,7 @@ impl Canvas {
         for call in plan.calls {
             let task = call.task.clone();
             let sent = self.sender.send(call, parent.request, parent.home).await;
-            sent.map_err(|source| FollowError::Send { task, source })?;
+            sent.map_err(|source| FollowError::Send { task, source: Box::new(source) })?;
         }
         Ok(plan.result)
     }

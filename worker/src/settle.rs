@@ -186,7 +186,7 @@ pub(crate) fn fail_to_advance(
 /// What becomes of a message that came back so often without its task ever coming to an end.
 pub(crate) fn give_up(Admitted { request, task }: &Admitted, deliveries: u32, now: Timestamp) -> Settlement {
     let exception = Exception::worker_lost(format!(
-        "the message was delivered {deliveries} times and the task never came to an end: it seems to take its worker down"
+        "the task was begun {deliveries} times and never came to an end: it seems to take its worker down"
     ));
     Settlement {
         disposition: Disposition::Reject,

@@ -94,20 +94,6 @@ impl Work {
         {
             self.revoked.change(|revocations| revocations.add(&request.id, Instant::now()));
         }
-        match attempts::verdict(delivery, self.delivery_limit) {
-            Verdict::Mark
-                if request.delay(Timestamp::now()).is_none() && self.mark(delivery, request).await =>
-            {
-                return None;
-            }
-            Verdict::Run | Verdict::Mark => {}
-            Verdict::GiveUp(deliveries) => {
-                self.metrics.count(Counted::Received, &request.task);
-                let settlement = give_up(&admitted, deliveries, Timestamp::now());
-                self.conclude(delivery, settlement, Some(request), None).await;
-                return None;
-            }
-        }
         self.metrics.count(Counted::Received, &request.task);
         self.events.task(received(request));
         let (retries, redelivered) = (request.retries, delivery.redelivered);
@@ -166,20 +152,24 @@ impl Work {
         }
     }
 
-    /// Replaces a message that came back by a copy that says so; false if that can't be done.
-    async fn mark(&self, delivery: &Arrival, request: &Request) -> bool {
-        match self.canvas.sender.forward(&delivery.queue, delay::again(delivery), Duration::ZERO).await {
-            Ok(()) => {
-                info!(
-                    id = request.id,
-                    task = request.task,
-                    "delivered again: counted, and put at the end of its queue"
-                );
-                delivery.settle(Disposition::Ack, None);
-                true
+    /// Whether a message that came back is to be run again. If not, it is done with.
+    async fn begins_again(&self, delivery: &Arrival, admitted: &Admitted) -> bool {
+        let request = &admitted.request;
+        let limit = self.delivery_limit;
+        let watched = (&*self.health, &*self.metrics);
+        let verdict =
+            attempts::verdict(delivery, request, limit, backoff::random(), &self.results, watched).await;
+        match verdict {
+            Verdict::Run => true,
+            Verdict::Done => {
+                info!(id = request.id, task = request.task, "done already, by another worker");
+                delivery.settle(Disposition::Ack, Some(request));
+                false
             }
-            Err(problem) => {
-                warn!(id = request.id, task = request.task, %problem, "delivered again, which can't be counted");
+            Verdict::Later(wait) => !self.postpone(delivery, request, wait).await,
+            Verdict::GiveUp(deliveries) => {
+                let settlement = give_up(admitted, deliveries, Timestamp::now());
+                self.conclude(delivery, settlement, Some(request), None).await;
                 false
             }
         }
@@ -189,13 +179,13 @@ impl Work {
     async fn postpone(&self, delivery: &Arrival, request: &Request, wait: Duration) -> bool {
         match self.canvas.sender.forward(&delivery.queue, delay::again(delivery), wait).await {
             Ok(()) => {
-                info!(id = request.id, task = request.task, ?wait, "not due yet: it waits in the broker");
+                info!(id = request.id, task = request.task, ?wait, "to be run later: it waits in the broker");
                 // If that can't be told, the broker delivers it again, and there are two: the other one is marked.
                 delivery.settle(Disposition::Ack, None);
                 true
             }
             Err(problem) => {
-                warn!(id = request.id, task = request.task, %problem, "no delay queues: holding it until it is due");
+                warn!(id = request.id, task = request.task, %problem, "no delay queues for a task that is to be run later");
                 false
             }
         }
@@ -219,7 +209,9 @@ impl Work {
             cancelled: cancel.subscribe(),
         });
         let submitted = Job { task: Arc::clone(&admitted.task), context: context.clone() };
-        let mut ticket = self.executor.submit(submitted, !admitted.task.acks_late);
+        let came_back = attempts::is_redelivered(delivery);
+        let waits = came_back || !admitted.task.acks_late;
+        let mut ticket = self.executor.submit(submitted, waits);
         let is_recalled = tokio::select! {
             biased;
             () = ticket.begun() => false,
@@ -229,13 +221,14 @@ impl Work {
             delivery.settle(Disposition::Requeue, None);
             return None;
         }
-        if !admitted.task.acks_late {
-            if !delivery.acknowledge().await {
-                // It will come again, and must not have been run then.
-                return None;
-            }
-            ticket.go();
+        if came_back && !self.begins_again(delivery, admitted).await {
+            return None;
         }
+        if !admitted.task.acks_late && !delivery.acknowledge().await {
+            // It will come again, and must not have been run then.
+            return None;
+        }
+        ticket.go();
         let begun = Instant::now();
         tracking.begin(Timestamp::now());
         self.activity.begin();
@@ -244,7 +237,11 @@ impl Work {
         self.events.task(EventKind::TaskStarted { uuid: request.id.clone() });
         let of_message = TimeLimits { soft: request.time_limit.soft(), hard: request.time_limit.hard() };
         let limits = of_message.or(self.limits.times(&request.task));
-        let ended = supervise(ticket.ended(), limits, tracking.terminate(), cancel).await;
+        let ended = tokio::select! {
+            biased;
+            ended = supervise(ticket.ended(), limits, tracking.terminate(), cancel) => ended,
+            never = attempts::hold(request, &self.node, &self.results, &self.health, &self.metrics) => match never {},
+        };
         let is_stuck = ended.is_stuck();
         let runtime = match &ended {
             Ended::Finished(outcome) => outcome.runtime,

@@ -220,8 +220,8 @@ impl WorkerBuilder {
         self
     }
 
-    /// How often a message may come back without its task having come to an end, 10 times unless set: then it is rejected, as
-    /// it seems to take each worker down, and the call fails with `WorkerLostError`.
+    /// How often a message may come back without its task having come to an end, 10 times unless set: after that it is
+    /// rejected, as it seems to take each worker down, and the call fails with `WorkerLostError`.
     #[must_use]
     pub fn delivery_limit(mut self, deliveries: u32) -> Self {
         self.delivery_limit = deliveries;
@@ -309,6 +309,7 @@ impl WorkerBuilder {
             metrics: Arc::clone(&metrics),
         };
         let (revoked, revocations) = Revoked::new();
+        let (done, unacknowledged) = Done::new();
         let work = Work {
             node,
             registry,
@@ -318,7 +319,7 @@ impl WorkerBuilder {
             revoked: Arc::new(revoked),
             limits: Arc::new(Limits::new(self.time_limits)),
             delivery_limit: self.delivery_limit,
-            done: Arc::new(Done::default()),
+            done: Arc::new(done),
             results,
             canvas,
             events,
@@ -327,6 +328,12 @@ impl WorkerBuilder {
             metrics,
             stop,
         };
+        tokio::spawn(attempts::announce(
+            unacknowledged,
+            Arc::clone(&work.results),
+            Arc::clone(&work.health),
+            Arc::clone(&work.metrics),
+        ));
         tokio::spawn(revoked::store_at_once(
             revocations,
             Arc::clone(&work.tracker),

@@ -6,6 +6,7 @@ mod groups;
 mod redis;
 mod replies;
 mod rpc;
+mod runs;
 mod store;
 mod subscriptions;
 
@@ -15,5 +16,6 @@ pub use address::{RedisAddress, ResultStoreAddress};
 pub use chords::{ChordError, ChordPart, ChordProgress};
 pub(crate) use replies::{Awaited, Replies, Reply};
 pub use rpc::RpcResults;
+pub use runs::{OtherRuns, RunKey};
 pub use store::{ReplyAddress, ResultStore, StoreError};
 pub(crate) use subscriptions::{Subscriptions, Update};

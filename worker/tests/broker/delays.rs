@@ -64,7 +64,7 @@ async fn a_delayed_task_outlives_its_worker() {
     let message = due_in(4.0, &id);
     let headers = message.headers.clone();
     broker.publish(&queue, message).await;
-    first.wait_for("not due yet: it waits in the broker", |entry| entry["id"] == id);
+    first.wait_for("to be run later: it waits in the broker", |entry| entry["id"] == id);
     drop(first);
     let second = worker(&queue).ready();
     assert!(lateness(&second, &headers, &id) >= 0.0);
@@ -82,7 +82,7 @@ async fn delayed_tasks_are_shown_and_can_be_revoked_and_expire() {
     let expires = date::format(Timestamp::now() + Duration::from_secs(1));
     broker.publish(&queue, due_in(3.0, &expired).header("expires", json!(expires))).await;
     for id in [&revoked, &expired] {
-        worker.wait_for("not due yet: it waits in the broker", |entry| entry["id"] == **id);
+        worker.wait_for("to be run later: it waits in the broker", |entry| entry["id"] == **id);
     }
     let replies = control(
         &worker.node,
@@ -115,7 +115,7 @@ async fn a_revoked_call_is_known_at_once_and_after_a_restart() {
     let first = worker(&queue).ready();
     let (delayed, unseen) = (unique("id"), unique("id"));
     broker.publish(&queue, due_in(3.0, &delayed)).await;
-    first.wait_for("not due yet: it waits in the broker", |entry| entry["id"] == delayed);
+    first.wait_for("to be run later: it waits in the broker", |entry| entry["id"] == delayed);
     control(&first.node, &[("revoke", json!({"task_id": [delayed, unseen]}))]);
     for id in [&delayed, &unseen] {
         eventually("it is stored", || (status(id).as_deref() == Some("REVOKED")).then_some(()));

@@ -60,23 +60,6 @@ async fn a_second_signal_gives_the_task_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
-async fn a_task_waiting_for_its_eta_is_given_back_on_sigterm() {
-    let queue = unique("waiting");
-    let broker = Broker::connect().await;
-    let mut worker = worker(&queue).ready();
-    let id = unique("id");
-    let message =
-        Message::call(&id, "tasks.add", &json!([1, 2])).header("eta", json!("2100-01-01T00:00:00+00:00"));
-    broker.publish(&queue, message).await;
-    worker.wait_for("task received", |entry| entry["id"] == id.as_str());
-    worker.signal("TERM");
-    assert_eq!(worker.wait().code(), Some(0));
-    broker.wait_for_counts(&queue, 1, 0).await;
-    broker.remove(&queue);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
 async fn a_task_of_a_killed_worker_is_run_by_another() {
     let queue = unique("kill");
     let broker = Broker::connect().await;
