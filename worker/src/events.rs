@@ -27,6 +27,10 @@ use crate::{
     metrics::Metrics,
 };
 
+/// A worker that begins its next task within this time was not idle in between. Said to be idle, it would seem so until the throttle
+/// allows the next heartbeat: for a quarter of the time, if its tasks take two seconds.
+const BETWEEN_TASKS: Duration = Duration::from_millis(50);
+
 /// Events that may wait for the broker. Beyond it new ones are dropped: monitors can live without them, tasks can't
 /// live without memory.
 const WAITING_MAX: usize = 4096;
@@ -197,6 +201,9 @@ impl Events {
                 let active = (*changes.borrow_and_update()).min(1);
                 let due = throttle.due(active);
                 if Instant::now() >= due {
+                    if active < throttle.active() {
+                        sleep(BETWEEN_TASKS).await;
+                    }
                     break;
                 }
                 if active == throttle.active() {
@@ -294,4 +301,40 @@ fn now_seconds() -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "exact for the next 285 years")]
     let microseconds = Timestamp::now().as_microsecond() as f64;
     microseconds / 1e6
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_worker_between_two_tasks_is_not_idle() {
+        let (queue, mut told) = mpsc::channel(100);
+        let events = Events {
+            node: "celery@a".into(),
+            clock: Arc::default(),
+            metrics: Arc::new(Metrics::new(Vec::new(), "1").unwrap()),
+            queue,
+            task_events: Arc::default(),
+        };
+        let activity = Arc::new(Activity::new());
+        let telling = tokio::spawn(events.keep_alive(Arc::clone(&activity)));
+        for _ in 0..5 {
+            activity.begin();
+            sleep(Duration::from_millis(1900)).await;
+            activity.end();
+            sleep(Duration::from_millis(5)).await;
+        }
+        sleep(Duration::from_secs(1)).await;
+        telling.abort();
+        let mut heartbeats = Vec::new();
+        while let Some(event) = told.recv().await {
+            if let EventKind::WorkerHeartbeat(state) = event.kind {
+                heartbeats.push((state.active.unwrap(), state.processed.unwrap()));
+            }
+        }
+        let idle = heartbeats.iter().filter(|(active, _)| *active == 0).count();
+        assert!(idle <= 2, "before the first task and after the last one: {heartbeats:?}");
+        assert!(heartbeats.contains(&(1, 3)) && heartbeats.ends_with(&[(0, 5)]), "{heartbeats:?}");
+    }
 }
