@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::support::{
-    Broker, Call, Celery, Message, WorkerProcess, control, eventually, stored, unique, worker,
+    Broker, Call, Celery, Message, Vhost, WorkerProcess, control, delays, eventually, stored, unique, worker,
 };
 
 /// A call that is due in some seconds.
@@ -168,4 +168,43 @@ async fn countdowns_of_a_celery_client_are_kept() {
     assert!(begun.elapsed() >= Duration::from_secs(2));
     broker.wait_for_counts(&queue, 0, 0).await;
     broker.remove(&queue);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
+async fn celery_and_we_declare_the_same_delay_queues() {
+    let queue = unique("declared");
+    for celery_is_first in [true, false] {
+        let vhost = Vhost::create().await;
+        let url = vhost.amqp_url();
+        let connection = celery_client::connect(&url.parse().unwrap(), "test").await.unwrap();
+        if celery_is_first {
+            assert_eq!(delays(&url, &queue, "declare"), "declared");
+        }
+        celery_client::delays::declare(&connection).await.unwrap();
+        if !celery_is_first {
+            assert_eq!(delays(&url, &queue, "declare"), "declared");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
+async fn what_celery_delays_in_the_broker_arrives_and_is_retried() {
+    let (vhost, queue) = (Vhost::create().await, unique("native"));
+    let url = vhost.amqp_url();
+    let connection = celery_client::connect(&url.parse().unwrap(), "test").await.unwrap();
+    let channel = connection.create_channel().await.unwrap();
+    let durable = lapin::options::QueueDeclareOptions { durable: true, ..Default::default() };
+    let arguments = celery_client::amqp::table(json!({"x-queue-type": "quorum"}).as_object().unwrap());
+    channel.queue_declare(queue.as_str().into(), durable, arguments).await.unwrap();
+    // The operator's part.
+    celery_client::delays::declare(&connection).await.unwrap();
+    celery_client::delays::bind(&connection, &queue).await.unwrap();
+    let worker = worker(&queue).env("SOLOIST_BROKER", &url).ready();
+    let begun = Instant::now();
+    assert_eq!(delays(&url, &queue, "send"), json!({"tenant": "a"}));
+    assert!(begun.elapsed() >= Duration::from_secs(3), "a countdown of 2 s, then of 1 s");
+    let received = worker.log().into_iter().filter(|entry| entry["message"] == "task received").count();
+    assert!(received <= 3, "twice, and once more if it came a moment early");
 }

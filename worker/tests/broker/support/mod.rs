@@ -2,7 +2,7 @@
 
 mod broker;
 mod flower;
-mod http;
+pub(crate) mod http;
 mod proxy;
 mod python;
 mod worker;
@@ -16,10 +16,10 @@ use std::{
 
 pub(crate) use self::{
     broker::{Broker, Message, Vhost},
-    flower::Flower,
+    flower::{Flower, free_address},
     proxy::Proxy,
-    python::{Call, Celery, EventWatch, PythonWorker, canvas, celery, control},
-    worker::{WorkerProcess, worker},
+    python::{Call, Celery, EXAMPLES, EventWatch, PythonWorker, canvas, celery, control, delays},
+    worker::{WorkerProcess, example, worker},
 };
 
 /// Longest wait for anything that should take a moment.

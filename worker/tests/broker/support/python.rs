@@ -101,6 +101,11 @@ pub(crate) fn control(node: &str, commands: &[(&str, Value)]) -> Vec<(Value, f64
     run("celery_control.py", &[&env("AMQP_URL"), node], &commands)
 }
 
+/// Has Celery declare its delay queues in a virtual host, or send a delayed task to a quorum queue over a topic exchange.
+pub(crate) fn delays(amqp_url: &str, queue: &str, action: &str) -> Value {
+    run("celery_delays.py", &[amqp_url, &env("REDIS_URL"), queue], &action)
+}
+
 /// What Celery's command line prints.
 pub(crate) fn celery(args: &[&str]) -> String {
     let output = Command::new(env("PYTHON"))
@@ -206,3 +211,6 @@ impl Drop for EventWatch {
         let _ = self.child.wait();
     }
 }
+
+/// The folder of the examples, with the Python programs that call them.
+pub(crate) const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples");
