@@ -41,21 +41,48 @@ pub fn program(name: &str) -> PathBuf {
     paths::target().join(format!("{}-unknown-linux-musl/release/{name}", std::env::consts::ARCH))
 }
 
-/// Builds `soloist-operator` and `soloist-worker` as static programs and gives back the tars of their images.
+/// The programs of benchmarks, built as those of the images are.
+pub struct Programs {
+    /// The worker.
+    pub worker: PathBuf,
+    /// What puts load on it.
+    pub load: PathBuf,
+}
+
+impl Programs {
+    /// Those that have been built before.
+    ///
+    /// # Errors
+    /// If one is missing.
+    pub fn built() -> Result<Self> {
+        let find = |name: &str| {
+            let file = program(name);
+            if file.exists() { Ok(file) } else { Err(anyhow::anyhow!("{} is not built", file.display())) }
+        };
+        Ok(Self { worker: find("soloist-worker")?, load: find("load")? })
+    }
+}
+
+/// Builds the programs of benchmarks.
+///
+/// # Errors
+/// If the build fails, or the musl target can't be had.
+pub async fn programs(progress: &Progress) -> Result<Programs> {
+    let step = progress.step("cargo build worker, load");
+    build(&["soloist-worker", "e2e-load"], |line| step.note(line)).await?;
+    step.done("");
+    Programs::built()
+}
+
+/// Builds `soloist-operator` and `soloist-worker` as static programs and gives back the tars of their images. The load of
+/// benchmarks is built along with them, as it needs what they need.
 ///
 /// # Errors
 /// If the build fails, the musl target can't be had, or a program turns out not to be static or to be too large.
 pub async fn ours(progress: &Progress) -> Result<Vec<PathBuf>> {
-    let target = format!("{}-unknown-linux-musl", std::env::consts::ARCH);
     let step = progress.step("cargo build images");
-    add_target(&target).await?;
-    let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    build.args(["build", "--locked", "--release", "--target", &target]).current_dir(paths::repository());
-    for (program, _) in PROGRAMS {
-        build.args(["--package", program, "--bin", program]);
-    }
-    build.arg("--config").arg(without_paths(&target)?);
-    command::watch(&mut build, BUILD, |line| step.note(line)).await?;
+    let packages = PROGRAMS.map(|(program, _)| program);
+    build(&[packages.as_slice(), &["e2e-load"]].concat(), |line| step.note(line)).await?;
     let mut tars = Vec::new();
     let mut sizes = Vec::new();
     for (program, most_bytes) in PROGRAMS {
@@ -79,6 +106,20 @@ fn without_paths(target: &str) -> Result<String> {
     let flag = |from: &Path, to: &str| format!("--remap-path-prefix={}={to}", from.display());
     let flags = [flag(&cargo_home.join("registry/src"), "/crates"), flag(&paths::repository(), "/soloist")];
     Ok(format!("target.{target}.rustflags={flags:?}"))
+}
+
+/// Builds the programs of these packages for release, static.
+async fn build(packages: &[&str], line: impl FnMut(&str)) -> Result<()> {
+    let target = format!("{}-unknown-linux-musl", std::env::consts::ARCH);
+    add_target(&target).await?;
+    let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    build.args(["build", "--locked", "--release", "--bins", "--target", &target]);
+    build.current_dir(paths::repository());
+    for package in packages {
+        build.args(["--package", package]);
+    }
+    build.arg("--config").arg(without_paths(&target)?);
+    command::watch(&mut build, BUILD, line).await
 }
 
 /// Refuses a program that an image `FROM scratch` can't run, or that has grown beyond its limit.

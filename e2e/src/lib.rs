@@ -55,6 +55,7 @@ pub mod rabbitmq;
 pub mod redis;
 pub mod replicas;
 pub mod scale_in;
+pub mod servers;
 pub mod soloist;
 pub mod stage;
 mod state;
