@@ -2,7 +2,7 @@
 
 use crate::failure::Failure;
 use crate::{call, control, events, inspect, queues, result};
-use celery_client::{Builder, Celery};
+use celery_client::{Builder, Celery, SetupError};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use soloist_worker::Addresses;
 use std::time::Duration;
@@ -84,6 +84,20 @@ impl Common {
             Some(results) => builder.results(results),
             None => builder,
         })
+    }
+
+    /// Connects as the settings say.
+    pub(crate) async fn connect(&self, settings: Builder) -> Result<Celery, Failure> {
+        match settings.connect().await {
+            Err(error @ SetupError::Results(_)) => {
+                let failure = Failure::from(error);
+                Err(match self.addresses.results()? {
+                    Some(address) => failure.at(&address),
+                    None => failure,
+                })
+            }
+            connected => Ok(connected?),
+        }
     }
 
     /// A client for commands that don't look at results.

@@ -55,14 +55,13 @@ impl Sending {
         if self.wait && self.common.addresses.results()?.is_none() {
             return Err(celery_client::ResultError::NoResultStore.into());
         }
-        let celery = builder
+        let builder = builder
             .default_queue(&self.queue)
             // Steps take it along: workers don't know what is the default here.
             .route("*", Route::to_queue(&self.queue))
             .create_missing_queues(self.create_missing_queues)
-            .delay_in_broker(self.delay_in_broker)
-            .connect()
-            .await?;
+            .delay_in_broker(self.delay_in_broker);
+        let celery = self.common.connect(builder).await?;
         let result = celery.send_canvas(signature).await?;
         if let CanvasResult::Group(group) = &result
             && self.common.addresses.results()?.is_some_and(|results| results.to_string() != "rpc://")

@@ -67,6 +67,11 @@ impl Failure {
         Self::new(Code::Task, message)
     }
 
+    /// Says where it was.
+    pub(crate) fn at(self, place: &impl fmt::Display) -> Self {
+        Self { message: format!("{} at {place}", self.message), ..self }
+    }
+
     pub(crate) fn hint(self, hint: impl Into<String>) -> Self {
         Self { hint: Some(hint.into()), ..self }
     }

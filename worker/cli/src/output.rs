@@ -6,6 +6,9 @@ use serde::Serialize;
 use serde_json::Value;
 use std::io::{self, IsTerminal, Write};
 
+/// A terminal that is narrower than this cuts the lines itself. Some say that they are 0 wide.
+const NARROW: u16 = 60;
+
 /// Prints a JSON value, indented on a terminal, in one line for programs.
 pub(crate) fn json(value: &impl Serialize) -> Result<(), Failure> {
     let text = if io::stdout().is_terminal() {
@@ -32,8 +35,9 @@ pub(crate) fn table<R: IntoIterator<Item = String>>(
 ) -> Result<(), Failure> {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_header(header.iter().copied());
-    // Cells are cut into lines only where people read them.
-    table.set_content_arrangement(if io::stdout().is_terminal() {
+    // Cells are cut into lines only where people read them, and where that leaves something to read.
+    let is_wide = io::stdout().is_terminal() && table.width().is_some_and(|width| width >= NARROW);
+    table.set_content_arrangement(if is_wide {
         ContentArrangement::Dynamic
     } else {
         ContentArrangement::Disabled
@@ -43,6 +47,11 @@ pub(crate) fn table<R: IntoIterator<Item = String>>(
     let lines: Vec<&str> =
         text.lines().map(|line| line.strip_prefix(' ').unwrap_or(line).trim_end()).collect();
     line(&lines.join("\n"))
+}
+
+/// `1 message`, `2 messages`.
+pub(crate) fn count(number: u64, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 /// A value in a cell: texts as they are, nothing for null, JSON for the rest.

@@ -51,7 +51,10 @@ impl Purge {
         }
         if !self.yes {
             let queues = self.queues.join(", ");
-            output::confirm(&format!("Delete {ready} messages from {queues} on {address}?"))?;
+            output::confirm(&format!(
+                "Delete {} from {queues} on {address}?",
+                output::count(ready, "message")
+            ))?;
         }
         let mut deleted = Vec::new();
         for name in &self.queues {
@@ -107,7 +110,8 @@ impl Move {
         if self.common.is_json() {
             return output::json(&json!({"from": self.from, "to": self.to, "moved": moved}));
         }
-        output::line(&format!("{moved} messages moved from {} to {}", self.from, self.to))
+        let count = output::count(moved.into(), "message");
+        output::line(&format!("{count} moved from {} to {}", self.from, self.to))
     }
 
     async fn carry(&self, connection: &Connection, wanted: u32, bar: &ProgressBar) -> Result<u32, Failure> {

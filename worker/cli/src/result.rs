@@ -52,7 +52,7 @@ impl ResultArgs {
             }
             Some(_) => {}
         }
-        let celery = self.common.builder()?.connect().await?;
+        let celery = self.common.connect(self.common.builder()?).await?;
         let shown = self.show(&celery).await;
         if self.forget && shown.is_ok() {
             for id in &self.ids {

@@ -74,7 +74,8 @@ fn each_kind_of_refusal_names_its_remedy() {
     let said = wrong(|address| address.vhost = "no-such-vhost".into());
     assert!(said.code == 3 && said.err.contains("does the virtual host"), "{said:?}");
     let said = run(soloist(&["call", "t", "--results", "redis://127.0.0.1:1"]));
-    assert!(said.code == 3 && said.err.contains("--results URL"), "{said:?}");
+    assert!(said.code == 3 && said.err.contains("at redis://127.0.0.1:1/0"), "{said:?}");
+    assert!(said.err.contains("--results URL"), "{said:?}");
     let name = unique();
     let said = run(soloist(&["purge", &name, "--yes"]));
     assert!(said.code == 1 && said.err.contains(&format!("queue `{name}` does not exist")), "{said:?}");
