@@ -66,6 +66,7 @@ impl Level {
 }
 
 fn parsed(filter: &str) -> Result<EnvFilter, Error> {
-    // kube-rs opens a span of its own around each reconciliation; ours says the same.
-    Ok(EnvFilter::try_new(format!("kube_runtime::controller=warn,{filter}"))?)
+    // kube-rs opens a span of its own around each reconciliation; ours says the same. What lapin says of a connection that fails is told
+    // once, with the broker, by ours.
+    Ok(EnvFilter::try_new(format!("kube_runtime::controller=warn,lapin=off,{filter}"))?)
 }

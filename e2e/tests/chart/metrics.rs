@@ -80,11 +80,15 @@ async fn every_query_of_the_dashboards_returns_data() -> Result<()> {
     test.run(DEADLINE, async {
         install(&test.cluster).await?;
         // A worker that says it is to be scraped, and a TaskQueue whose broker refuses it.
-        let scraped = "worker:\n    template: {metadata: {annotations: {prometheus.io/scrape: 'true', prometheus.io/port: '8080'}}}";
-        let yaml = soloist::task_queue("jobs", "{minReplicas: 1, maxReplicas: 2}").replace("worker:", scraped);
+        let scraped = "  worker:
+    template: {metadata: {annotations: {prometheus.io/scrape: 'true', prometheus.io/port: '8080'}}}
+";
+        let yaml =
+            soloist::task_queue("jobs", "{minReplicas: 1, maxReplicas: 2}").replace("  worker:\n", scraped);
         test.namespace.apply(&yaml).await?;
         test.secret("wrong", &test.broker_url.replacen("://", "://nobody-", 1)).await?;
-        let refused = soloist::task_queue("refused", "{maxReplicas: 1}").replace("name: rabbitmq", "name: wrong");
+        let refused =
+            soloist::task_queue("refused", "{maxReplicas: 1}").replace("name: rabbitmq", "name: wrong");
         test.namespace.apply(&refused).await?;
         test.condition("refused", "BrokerReachable", "False", "AuthFailed").await?;
         test.condition("jobs", "Ready", "True", "Ready").await?;
@@ -94,6 +98,11 @@ async fn every_query_of_the_dashboards_returns_data() -> Result<()> {
         .await?;
 
         let celery = test.celery().await?;
+        // Enough for a second worker: a decision that followed from a backlog.
+        for _ in 0..100 {
+            drop(send(&celery, "jobs", "tasks.sleep", (0.5,)).await?);
+        }
+        test.until_replicas("jobs", 2, START).await?;
         let working = async {
             loop {
                 let done = send(&celery, "jobs", "tasks.add", (1, 2)).await?;
@@ -108,7 +117,8 @@ async fn every_query_of_the_dashboards_returns_data() -> Result<()> {
                 for panel in list(&dashboard["panels"]) {
                     for target in list(&panel["targets"]) {
                         let query = target["expr"].as_str().context("a query")?;
-                        let query = query.replace("$namespace", &test.namespace.name).replace("$taskqueue", "jobs");
+                        let query =
+                            query.replace("$namespace", &test.namespace.name).replace("$taskqueue", "jobs");
                         returns_data(&test, &query.replace("$__rate_interval", "2m")).await?;
                     }
                 }
@@ -150,12 +160,16 @@ fn metrics_of(alert: &Value) -> Vec<String> {
     words.filter(|word| ours.iter().any(|prefix| word.starts_with(prefix))).map(str::to_owned).collect()
 }
 
-/// The pod that holds the lease.
+/// The pod that holds the lease. One that was there before may have left it behind.
 async fn leader(test: &Test) -> Result<Pod> {
     let leases: Api<Lease> = Api::namespaced(test.client.clone(), e2e::chart::NAMESPACE);
-    let lease = leases.get("soloist-operator").await?;
-    let holder = lease.spec.and_then(|spec| spec.holder_identity).context("nobody leads")?;
-    Ok(Api::namespaced(test.client.clone(), e2e::chart::NAMESPACE).get(&holder).await?)
+    let pods: Api<Pod> = Api::namespaced(test.client.clone(), e2e::chart::NAMESPACE);
+    wait::until("an operator to lead", START, || async {
+        let holder = leases.get("soloist-operator").await?.spec.and_then(|spec| spec.holder_identity);
+        let Some(pod) = pods.get_opt(&holder.unwrap_or_default()).await? else { return Ok(None) };
+        Ok(pod.metadata.deletion_timestamp.is_none().then_some(pod))
+    })
+    .await
 }
 
 #[tokio::test]
