@@ -35,6 +35,37 @@ async fn a_task_outlives_the_connection_it_came_on_and_is_not_run_twice() {
     broker.remove(&queue);
 }
 
+/// RabbitMQ's consumer timeout looks the same to a worker.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
+async fn a_task_that_outlives_its_connection_is_not_run_by_another_worker_either() {
+    let queue = unique("elsewhere");
+    let broker = Broker::connect().await;
+    let mut through: BrokerAddress = env("AMQP_URL").parse().unwrap();
+    let proxy = Proxy::start(format!("{}:{}", through.host, through.port), true);
+    through.host = "127.0.0.1".to_owned();
+    through.port = proxy.address.port();
+    let first = worker(&queue).env("SOLOIST_BROKER", &through.to_uri()).ready();
+    let id = unique("id");
+    broker.publish(&queue, Message::call(&id, "tasks.sleep", &json!([7]))).await;
+    first.wait_until_running(&id);
+    let second = worker(&queue).ready();
+    // Others are told of a run after two seconds.
+    std::thread::sleep(Duration::from_secs(3));
+    proxy.down();
+    second.wait_for("to be run later: it waits in the broker", |entry| entry["id"] == id.as_str());
+    proxy.up();
+    first.wait_for("task succeeded", |entry| entry["id"] == id.as_str());
+    within(Duration::from_secs(30), "the message is acknowledged", || {
+        let is_recognized = |message: &str| message.starts_with("done already");
+        let log = [first.log(), second.log()].concat();
+        log.iter().any(|entry| entry["message"].as_str().is_some_and(is_recognized)).then_some(())
+    });
+    assert_eq!(second.metric("soloist_task_started_total{task=\"tasks.sleep\"}"), Some(0.0));
+    broker.wait_for_counts(&queue, 0, 0).await;
+    broker.remove(&queue);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
 async fn a_broker_that_is_away_is_waited_for() {
