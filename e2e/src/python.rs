@@ -1,4 +1,4 @@
-//! A Python environment with the real Celery in it.
+//! Python environments with the real Celery in them.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,12 +9,18 @@ use tokio::process::Command;
 
 use crate::{command, paths, progress::Progress, state};
 
-/// Makes the environment, unless one with the same requirements is there, and gives back its `python`.
+/// The newest Celery, and Flower.
+pub const NEWEST: &str = "requirements.txt";
+/// An older Celery, and celery-exporter.
+pub const OLDER: &str = "celery-5.6.txt";
+
+/// Makes an environment, unless one with the same requirements is there, and gives back its `python`. The requirements are a
+/// file in `e2e/python`.
 ///
 /// # Errors
 /// If Python is missing, or a package can't be had.
-pub async fn ensure(progress: &Progress) -> Result<PathBuf> {
-    let requirements = paths::repository().join("e2e/python/requirements.txt");
+pub async fn ensure(progress: &Progress, requirements: &str) -> Result<PathBuf> {
+    let requirements = paths::repository().join("e2e/python").join(requirements);
     let text = std::fs::read(&requirements).with_context(|| format!("read {}", requirements.display()))?;
     let digest: String = Sha256::digest(&text).iter().take(6).map(|byte| format!("{byte:02x}")).collect();
     let folder = paths::cache().join("python").join(digest);

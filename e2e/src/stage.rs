@@ -28,7 +28,7 @@ impl Stage {
             Some(_) => GoTools::ensure(progress).await?,
             None => Cluster::prepare(progress).await?,
         };
-        python::ensure(progress).await
+        python::ensure(progress, python::NEWEST).await
     }
 
     /// This checkout's cluster, or that of `kubeconfig`.

@@ -10,6 +10,8 @@ mod canvas;
 mod control;
 mod delays;
 mod events;
+mod examples;
+mod exporter;
 mod failures;
 mod flower;
 mod limits;

@@ -138,7 +138,7 @@ async fn main() -> ExitCode {
 async fn run(arguments: &Arguments, progress: &Progress) -> Result<Outcome> {
     let python = match &arguments.python {
         Some(python) => python.clone(),
-        None => python::ensure(progress).await?,
+        None => python::ensure(progress, python::NEWEST).await?,
     };
     let program = match &arguments.worker {
         Some(program) => program.clone(),

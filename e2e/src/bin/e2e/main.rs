@@ -13,7 +13,7 @@ use std::time::Instant;
 use anyhow::Result;
 use clap::Parser;
 use e2e::stage::Stage;
-use e2e::{debian, interrupt, progress::Progress};
+use e2e::{debian, interrupt, progress::Progress, python};
 
 use crate::suite::{Counts, Suite};
 
@@ -70,6 +70,7 @@ impl Run {
 
         let started = self.begin("prepare");
         let python = Stage::prepare(&progress, arguments.kubeconfig.as_deref()).await?;
+        let older = python::ensure(&progress, python::OLDER).await?;
         debian::ensure_browser(&progress).await?;
         suite.build(&progress).await?;
         self.end("prepare", started);
@@ -84,7 +85,7 @@ impl Run {
         self.end("cluster", started);
 
         let started = self.begin("tests that need a cluster");
-        self.counts += suite.on_cluster(&set, &python).await?;
+        self.counts += suite.on_cluster(&set, &python, &older).await?;
         self.end("tests that need a cluster", started);
         Ok(())
     }

@@ -58,11 +58,11 @@ impl Suite {
 
     /// The tests that are ignored otherwise, inside of the cluster's network. Examples in the documentation that are
     /// marked as ignored are not meant to be run at all.
-    pub(crate) async fn on_cluster(&self, cluster: &Cluster, python: &Path) -> Result<Counts> {
+    pub(crate) async fn on_cluster(&self, cluster: &Cluster, python: &Path, older: &Path) -> Result<Counts> {
         let mut tests = cargo(cluster.namespace().command("cargo"));
         tests.args(["test", "--workspace", "--offline", "--no-fail-fast", "--lib", "--bins", "--tests"]);
         tests.envs(cluster.environment());
-        tests.env("PYTHON", python).env("HELM", GoTools::built()?.program("helm"));
+        tests.env("PYTHON", python).env("PYTHON_5_6", older).env("HELM", GoTools::built()?.program("helm"));
         self.run(tests, &["--ignored"]).await
     }
 

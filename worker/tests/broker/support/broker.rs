@@ -84,7 +84,12 @@ impl Drop for Vhost {
 
 impl Broker {
     pub(crate) async fn connect() -> Self {
-        let address: BrokerAddress = env("AMQP_URL").parse().unwrap();
+        Self::at(&env("AMQP_URL")).await
+    }
+
+    /// The broker of a URL of the same server.
+    pub(crate) async fn at(url: &str) -> Self {
+        let address: BrokerAddress = url.parse().unwrap();
         let management =
             BrokerAddress::from_fields([("uri", env("AMQP_URL")), ("managementUri", env("MANAGEMENT_URL"))]);
         let connection = celery_client::connect(&address, "test").await.unwrap();

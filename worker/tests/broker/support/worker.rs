@@ -2,6 +2,7 @@
 
 use std::{
     io::{BufRead, BufReader},
+    path::Path,
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex},
     thread,
@@ -26,8 +27,20 @@ pub(crate) struct WorkerProcess {
 
 /// A worker on `queue`, which it makes if it isn't there, with results in Redis.
 pub(crate) fn worker(queue: &str) -> Start {
+    program(Path::new(env!("CARGO_BIN_EXE_soloist-worker")), queue)
+}
+
+/// The same of one of the examples, which `cargo test` builds too.
+pub(crate) fn example(name: &str, queue: &str) -> Start {
+    let stock = Path::new(env!("CARGO_BIN_EXE_soloist-worker"));
+    let example = stock.with_file_name("examples").join(name);
+    assert!(example.exists(), "build it first: cargo build -p soloist-worker --examples");
+    program(&example, queue)
+}
+
+fn program(file: &Path, queue: &str) -> Start {
     let node = format!("celery@{}", unique("worker"));
-    let mut command = Command::new(env!("CARGO_BIN_EXE_soloist-worker"));
+    let mut command = Command::new(file);
     command
         .args(["--queues", queue, "--http-address", "127.0.0.1:0"])
         .env("SOLOIST_BROKER", env("AMQP_URL"))
