@@ -73,9 +73,10 @@ pub use consume::Stopped;
 pub use log::{LogError, LogFormat};
 pub use options::{Addresses, Options, main};
 pub use samples::sample_tasks;
+pub use soloist_macros::task;
 pub use task::{
-    Args, Binder, Cancellation, Context, DeliveryInfo, IntoTaskFunction, Output, Parameter, Retry, Task,
-    TaskError, TaskFunction, TaskResult,
+    Args, Binder, Cancellation, Context, DeliveryInfo, IntoTaskFunction, Output, Parameter, Retry, State,
+    Task, TaskError, TaskFunction, TaskResult,
 };
 pub use worker::{Worker, WorkerBuilder, WorkerError};
 

@@ -8,6 +8,7 @@ mod error;
 mod function;
 mod registry;
 mod retry;
+mod state;
 
 use std::{borrow::Cow, fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
@@ -20,6 +21,7 @@ pub use self::{
     error::TaskError,
     function::{IntoTaskFunction, Output},
     retry::Retry,
+    state::State,
 };
 pub(crate) use self::{
     cancel::CancelHandle,
@@ -27,6 +29,7 @@ pub(crate) use self::{
     error::{PanicReport, Wish},
     registry::Registry,
     retry::{PlannedRetry, RetryPolicy},
+    state::States,
 };
 
 /// What running a task gives: its result as JSON text, or the error its callers will see.

@@ -31,7 +31,7 @@ use crate::{
     },
     stop::Stop,
     supervise::{Ended, TimeLimits, supervise},
-    task::{CancelHandle, Context, DeliveryInfo, Facts, Registry, TaskError},
+    task::{CancelHandle, Context, DeliveryInfo, Facts, Registry, States, TaskError},
     tracker::{Tracker, Tracking},
 };
 
@@ -40,6 +40,7 @@ use crate::{
 pub(crate) struct Work {
     pub(crate) node: Arc<str>,
     pub(crate) registry: Arc<Registry>,
+    pub(crate) states: Arc<States>,
     pub(crate) executor: Executor,
     pub(crate) tracker: Arc<Tracker>,
     pub(crate) postponed: Arc<Postponed>,
@@ -207,6 +208,7 @@ impl Work {
             delivery_info: delivery_info(delivery, request),
             span: info_span!("task", id = request.id, name = request.task),
             cancelled: cancel.subscribe(),
+            states: Arc::clone(&self.states),
         });
         let submitted = Job { task: Arc::clone(&admitted.task), context: context.clone() };
         let came_back = attempts::is_redelivered(delivery);

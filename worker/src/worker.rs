@@ -29,7 +29,7 @@ use crate::{
     revoked::{self, Revoked},
     stop::{Stop, Urgency},
     supervise::TimeLimits,
-    task::{IntoTaskFunction, Registry, Task},
+    task::{IntoTaskFunction, Registry, States, Task},
     work::Work,
 };
 
@@ -95,6 +95,7 @@ pub struct WorkerBuilder {
     delivery_limit: u32,
     most_in_hand: u16,
     registry: Registry,
+    states: States,
     mounted: Mounted,
     state_dir: Option<PathBuf>,
 }
@@ -116,6 +117,7 @@ impl Worker {
             delivery_limit: attempts::DEFAULT_LIMIT,
             most_in_hand: MOST_IN_HAND,
             registry: Registry::default(),
+            states: States::default(),
             mounted: Mounted::default(),
             state_dir: None,
         }
@@ -250,6 +252,14 @@ impl WorkerBuilder {
         self
     }
 
+    /// Gives tasks something to share, such as a pool of connections: those get it that take a [`State`](crate::State) of its
+    /// type.
+    #[must_use]
+    pub fn state<T: Send + Sync + 'static>(mut self, state: T) -> Self {
+        self.states.insert(state);
+        self
+    }
+
     /// Starts anew when an address in these directories is no longer the one that was read from it.
     pub(crate) fn mounted(mut self, mounted: Mounted) -> Self {
         self.mounted = mounted;
@@ -313,6 +323,7 @@ impl WorkerBuilder {
         let work = Work {
             node,
             registry,
+            states: Arc::new(self.states),
             executor,
             tracker: Arc::default(),
             postponed: Arc::default(),

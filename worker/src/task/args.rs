@@ -17,7 +17,8 @@ use super::{Context, Task, TaskError};
 ///   An `Option` may be left out by the caller;
 /// - [`Args<T>`]: all remaining arguments as one struct, whose field names are the parameter names and
 ///   whose `#[serde(default)]` fields may be left out;
-/// - [`Context`]: the call's id, retries and so on. It takes no argument.
+/// - [`Context`]: the call's id, retries and so on. It takes no argument;
+/// - [`State<T>`](super::State): something that tasks share. It takes no argument either.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` can't be a parameter of a task",
     label = "not an argument",
@@ -94,6 +95,11 @@ impl<'a> Binder<'a> {
             positional: positional.into_iter(),
             keyword,
         })
+    }
+
+    /// The call whose arguments these are.
+    pub fn context(&self) -> &Context {
+        self.context
     }
 
     fn next<T: DeserializeOwned>(&mut self) -> Result<T, TaskError> {

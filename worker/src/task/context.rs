@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use celery_protocol::{Arguments, Exception, Map, Request, Signature};
 
-use super::{Cancellation, Retry, TaskError, cancel::Cancelled};
+use super::{Cancellation, Retry, States, TaskError, cancel::Cancelled};
 
 /// How a message reached the worker.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -48,6 +48,7 @@ pub(crate) struct Facts {
     pub(crate) delivery_info: DeliveryInfo,
     pub(crate) span: tracing::Span,
     pub(crate) cancelled: Cancelled,
+    pub(crate) states: Arc<States>,
 }
 
 impl Context {
@@ -71,6 +72,7 @@ impl Context {
             delivery_info: DeliveryInfo::default(),
             span: tracing::Span::none(),
             cancelled: super::CancelHandle::new().subscribe(),
+            states: Arc::default(),
         })
     }
 
@@ -176,6 +178,10 @@ impl Context {
             }
             Some(_) => Err(TaskError::from_exception(Exception::task_revoked("terminated"))),
         }
+    }
+
+    pub(super) fn states(&self) -> &States {
+        &self.facts.states
     }
 
     pub(crate) fn cancel_signal(&self) -> &Cancelled {
