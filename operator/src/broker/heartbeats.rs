@@ -73,7 +73,7 @@ async fn consume(connection: &Connection) -> Result<Consumer, Failure> {
 }
 
 /// Takes in one event, or an array of them, as Python's workers send when they are busy.
-fn take_in(body: &[u8], shared: &Shared) {
+pub(super) fn take_in(body: &[u8], shared: &Shared) {
     let events = match serde_json::from_slice::<Event>(body) {
         Ok(event) => vec![event],
         Err(_) => serde_json::from_slice::<Vec<Event>>(body).unwrap_or_else(|error| {

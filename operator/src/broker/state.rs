@@ -574,3 +574,6 @@ impl From<&ObjectRef<TaskQueue>> for OwnedName {
         Self { namespace: task_queue.namespace.clone().unwrap_or_default(), name: task_queue.name.clone() }
     }
 }
+
+#[cfg(test)]
+mod tests;
