@@ -20,7 +20,7 @@ use serde_json::json;
 use std::time::Duration;
 
 /// Messages that are moved together: published, confirmed, acknowledged.
-const BATCH: u16 = 200;
+const BATCH: u16 = 500;
 
 /// How long the next message may take before it is asked whether there is one.
 const QUIET: Duration = Duration::from_millis(500);

@@ -1,7 +1,8 @@
 //! Calling tasks and showing their results, with our worker and with Celery's.
 
 use crate::support::{Worker, json, out, run, soloist, with_results};
-use serde_json::json as value;
+use celery_client::{Signature, chord, group};
+use serde_json::{Value, json as value};
 use std::io::Write;
 use std::process::Stdio;
 
@@ -46,12 +47,18 @@ fn calls_and_canvases(worker: &Worker, names: &Names) {
     assert_eq!(metas.as_array().unwrap().iter().map(|meta| &meta["result"]).collect::<Vec<_>>(), [3, 11]);
 
     // Any canvas from standard input.
-    let mut piped = with_results(&["chain", "-Q", queue, "--file", "-", "--wait"]);
-    let mut child = piped.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let canvas = value!([{"task": add, "args": [1, 1]}, format!("{add}(3)")]);
-    child.stdin.take().unwrap().write_all(canvas.to_string().as_bytes()).unwrap();
+    assert_eq!(piped(&["chain", "-Q", queue, "--file", "-", "--wait"], &canvas), "5");
+}
+
+/// What the program prints, given JSON on its standard input.
+fn piped(args: &[&str], input: &Value) -> String {
+    let mut program = with_results(args);
+    let mut child = program.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input.to_string().as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
-    assert_eq!(String::from_utf8(output.stdout).unwrap().trim(), "5");
+    assert!(output.status.success());
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
 #[test]
@@ -85,13 +92,21 @@ fn tasks_of_celerys_worker_are_called() {
 
 #[test]
 #[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, REDIS_URL, PYTHON"]
-fn a_chord_may_go_over_both_workers() {
+fn canvases_go_over_both_workers() {
     let (ours, celerys) = (Worker::soloist(), Worker::python());
-    let on = |queue: &str, task: &str| {
-        value!({"task": task, "args": [2, 3], "options": {"queue": queue}}).to_string()
-    };
-    let header = [on(&ours.queue, "tasks.multiply"), on(&celerys.queue, "tk.add")];
-    let body = value!({"task": "tk.sum", "options": {"queue": celerys.queue}}).to_string();
-    let chord = ["chord", &header[0], &header[1], "--body", &body, "--wait"];
-    assert_eq!(out(with_results(&chord)), "11");
+    let multiply = |x: i64| Signature::new("tasks.multiply").arg(x).queue(&*ours.queue);
+    let add = |x: i64| Signature::new("tk.add").arg(x).queue(&*celerys.queue);
+    let sum = || Signature::new("tk.sum").queue(&*celerys.queue);
+    // (2 * 3 + 1, 1 + 1) -> 9 -> 90 -> (91, 180) -> 271
+    let canvas = group([multiply(2).arg(3) | add(1), add(1).arg(1)])
+        | sum()
+        | multiply(10)
+        | group([add(1), multiply(2)])
+        | sum();
+    let canvas = serde_json::to_value(canvas).unwrap();
+    assert_eq!(piped(&["chain", "--file", "-", "--wait"], &canvas), "271");
+    // A chord in the header of a chord: 8 and 2.
+    let inner = serde_json::to_value(chord([multiply(2).arg(3), add(1).arg(1)], sum())).unwrap();
+    let outer = value!({"header": [inner, "tk.add(1, 1)"], "body": sum()});
+    assert_eq!(piped(&["chord", "-Q", &celerys.queue, "--file", "-", "--wait"], &outer), "10");
 }
