@@ -310,7 +310,12 @@ impl Canvas {
         home: &Home,
     ) -> Option<Exception> {
         let message = again.encode(Timestamp::now());
-        let error = self.sender.forward(&home.queue, message, delay).await.err()?;
+        let mut sent = self.sender.forward(&home.queue, message.clone(), delay).await;
+        if sent.is_err() {
+            // Whoever gets it looks at its eta, and holds it if there are no delay queues.
+            sent = self.sender.forward(&home.queue, message, Duration::ZERO).await;
+        }
+        let error = sent.err()?;
         let message = format!("the retry can't be sent: {error}");
         let exception = Exception::new("kombu.exceptions", "OperationalError", vec![message.into()]);
         let failed = Ending::Failure { exception: exception.clone(), traceback: None };

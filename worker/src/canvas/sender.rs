@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use celery_client::{BrokerAddress, Celery, PublishError, SendError, SetupError};
-use celery_protocol::{Message, Request, Signature};
+use celery_protocol::{Message, Request, Signature, delay::queue_key};
 use tokio::sync::OnceCell;
 use tracing::warn;
 
@@ -76,7 +76,7 @@ impl Sender {
     /// that is away is waited for.
     ///
     /// # Errors
-    /// When the queue doesn't exist or refuses the message, or there can be no delay queues.
+    /// When the queue doesn't exist or refuses the message, or the delay queues can't be made or can't lead to it.
     pub(crate) async fn forward(
         &self,
         queue: &str,
@@ -84,6 +84,9 @@ impl Sender {
         delay: Duration,
     ) -> Result<(), PublishError> {
         let seconds = delay::whole_seconds(delay);
+        if seconds > 0 && queue_key(queue).is_none() {
+            return Err(PublishError::Unroutable { routing_key: queue.to_owned() });
+        }
         if seconds > 0 {
             // It would be taken for the time to leave the delay queues. Whoever gets the message looks at `expires`.
             message.properties.expiration = None;

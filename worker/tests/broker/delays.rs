@@ -149,6 +149,23 @@ async fn names_that_end_alike_get_their_own_messages() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
+async fn a_name_that_is_too_long_for_the_delay_queues_has_its_messages_held() {
+    let queue = format!("{}-{}", unique("long"), "x".repeat(180));
+    let broker = Broker::connect().await;
+    let worker = worker(&queue).ready();
+    let [due, retried] = [(); 2].map(|()| unique("id"));
+    broker.publish(&queue, due_in(1.0, &due)).await;
+    broker.publish(&queue, Message::call(&retried, "tasks.flaky", &json!([1, 1]))).await;
+    for id in [&due, &retried] {
+        eventually("it is run", || (status(id).as_deref() == Some("SUCCESS")).then_some(()));
+    }
+    let received = worker.log().into_iter().filter(|entry| entry["message"] == "task received").count();
+    assert_eq!(received, 3);
+    broker.remove(&queue);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
 async fn countdowns_of_a_celery_client_are_kept() {
     let queue = unique("countdown");
     let broker = Broker::connect().await;
