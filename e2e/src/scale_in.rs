@@ -13,7 +13,8 @@ use kube::api::{Patch, PatchParams};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, ResourceExt};
-use lapin::options::{BasicConsumeOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::ExchangeKind;
+use lapin::options::{BasicConsumeOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
@@ -112,9 +113,12 @@ async fn count_starts(broker: &BrokerAddress, counts: &Mutex<HashMap<String, u32
     let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
     let queue = short("test-scale-in.events");
     channel.queue_declare(queue.clone(), durable, FieldTable::default()).await?;
+    let exchange = short("celeryev");
+    let lasting = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
+    channel.exchange_declare(exchange.clone(), ExchangeKind::Topic, lasting, FieldTable::default()).await?;
     let binding = QueueBindOptions::default();
     channel
-        .queue_bind(queue.clone(), short("celeryev"), short("task.started"), binding, FieldTable::default())
+        .queue_bind(queue.clone(), exchange, short("task.started"), binding, FieldTable::default())
         .await?;
     let no_ack = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
     let mut events = channel.basic_consume(queue, short("test"), no_ack, FieldTable::default()).await?;

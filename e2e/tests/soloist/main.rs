@@ -2,7 +2,10 @@
 
 mod broker_outage;
 mod burst;
+mod deletion;
 mod faults;
 mod kubectl;
 mod operator;
 mod refusals;
+mod scale_in;
+mod secrets;

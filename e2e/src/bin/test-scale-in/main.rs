@@ -12,7 +12,7 @@ use e2e::benchmark::{self, Verdict};
 use e2e::progress::Progress;
 use e2e::scale_in::{Figures, TASK_QUEUE, Trial};
 use e2e::soloist::Test;
-use e2e::{chart, wait};
+use e2e::wait;
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::Api;
 use kube::api::{Patch, PatchParams};
@@ -107,7 +107,10 @@ async fn main() -> Result<ExitCode> {
     }
     let trial = move || async move {
         let test = Test::new("scale-in").await?;
-        test.run(Duration::from_secs(2 * 3600), trial(&test, &inside, &arguments)).await
+        operator::send_installed_away(&test).await?;
+        let outcome = test.run(Duration::from_secs(2 * 3600), trial(&test, &inside, &arguments)).await;
+        operator::bring_installed_back(&test).await?;
+        outcome
     };
     if attached { benchmark::run_attached(trial).await } else { benchmark::run(&progress, trial).await }
 }
@@ -116,23 +119,29 @@ async fn trial(test: &Test, progress: &Progress, arguments: &Arguments) -> Resul
     let seconds = (arguments.min_seconds, arguments.max_seconds);
     let trial = Trial::new(test, arguments.workers, seconds).await?;
     let ways = if arguments.way.is_empty() { Way::value_variants() } else { &arguments.way };
+    let mut operator = Operator::start(test).await?;
     let mut operator_kills = 0;
     for way in ways {
         progress.say(format!("{way:?}: {} workers get busy", arguments.workers));
         // More than they can do at once: a worker that goes on consuming would show. The autoscaler would keep them for that.
         trial.make_busy(if *way == Way::Autoscaler { 1 } else { 2 }).await?;
         progress.say(format!("{way:?}: they are to go"));
-        operator_kills += take_away(*way, &trial, arguments).await?;
+        operator_kills += take_away(*way, &trial, &mut operator, arguments).await?;
         trial.finish().await?;
         progress.say(format!("{way:?}: {:?}", trial.figures().await?));
     }
     let figures = trial.figures().await?;
-    let interrupted_tasks = operator::interrupted_tasks(test).await?;
+    let interrupted_tasks = operator.interrupted_tasks().await?;
     Ok(Outcome { test: "scale_in", workers: arguments.workers, figures, interrupted_tasks, operator_kills })
 }
 
 /// Takes all workers away; how often the operator was killed meanwhile.
-async fn take_away(way: Way, trial: &Trial<'_>, arguments: &Arguments) -> Result<u32> {
+async fn take_away(
+    way: Way,
+    trial: &Trial<'_>,
+    operator: &mut Operator,
+    arguments: &Arguments,
+) -> Result<u32> {
     match way {
         Way::Autoscaler => trial.scale(None).await?,
         Way::Replicas => trial.scale(Some(0)).await?,
@@ -156,31 +165,23 @@ async fn take_away(way: Way, trial: &Trial<'_>, arguments: &Arguments) -> Result
             trial.test.cluster.rabbitmq.kill().await?;
             trial.test.cluster.rabbitmq.start().await?;
         }
-        Way::Kills => {
-            scale_deployment(trial.test, chart::NAMESPACE, chart::DEPLOYMENT, 0).await?;
-            let killed = with_kills(trial, arguments).await;
-            scale_deployment(trial.test, chart::NAMESPACE, chart::DEPLOYMENT, 2).await?;
-            return killed;
-        }
+        Way::Kills => return with_kills(trial, operator, arguments).await,
     }
     trial.until_gone().await?;
     Ok(0)
 }
 
 /// Scales up and down, and kills the operator at random moments meanwhile.
-async fn with_kills(trial: &Trial<'_>, arguments: &Arguments) -> Result<u32> {
+async fn with_kills(trial: &Trial<'_>, operator: &mut Operator, arguments: &Arguments) -> Result<u32> {
     for kill in 0..arguments.kills {
         // Mostly down; now and then back, so that it is killed while workers are told to go on, too.
         let wanted = if kill % 4 == 3 { arguments.workers / 2 } else { 0 };
         trial.scale(Some(wanted)).await?;
-        let operator = Operator::start(trial.test).await?;
         sleep(Duration::from_secs_f64(fastrand::f64() * 2.0)).await;
-        operator.kill().await?;
+        operator.restart(trial.test).await?;
     }
     trial.scale(Some(0)).await?;
-    let operator = Operator::start(trial.test).await?;
     trial.until_gone().await?;
-    operator.kill().await?;
     Ok(arguments.kills)
 }
 

@@ -1,14 +1,15 @@
-//! The operator: installed, or as a process that can be killed at any moment.
+//! The operator, as a process that can be killed at any moment.
 
 use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use e2e::soloist::Test;
 use e2e::{chart, http, images, paths, wait};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::apps::v1::Deployment;
 use kube::Api;
-use kube::api::ListParams;
+use kube::api::{Patch, PatchParams};
+use serde_json::json;
 use tokio::process::{Child, Command};
 
 const ADDRESS: &str = "127.0.0.1:18091";
@@ -17,57 +18,76 @@ const ADDRESS: &str = "127.0.0.1:18091";
 const INTERRUPTED: &str = "soloist_scale_in_interrupted_tasks_total";
 
 /// An operator for one namespace, without a lease: another one may follow at once.
-pub(crate) struct Operator(Child);
+pub(crate) struct Operator {
+    process: Child,
+    interrupted: f64,
+}
+
+async fn launch(test: &Test) -> Result<Child> {
+    let log = std::fs::File::options()
+        .create(true)
+        .append(true)
+        .open(paths::logs().join("test-scale-in-operator.log"))
+        .context("open the operator's log")?;
+    let operator = Command::new(images::program("soloist-operator"))
+        .args(["--namespaces", &test.namespace.name, "--leader-election=false", "--http-address", ADDRESS])
+        .env("KUBECONFIG", test.cluster.kubeconfig())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .context("start the operator")?;
+    wait::until("the operator to be ready", Duration::from_secs(30), || async {
+        http::get(&format!("http://{ADDRESS}/readyz")).await.map(Some)
+    })
+    .await?;
+    Ok(operator)
+}
 
 impl Operator {
     /// Starts it, and waits until it works.
     pub(crate) async fn start(test: &Test) -> Result<Self> {
-        let log = std::fs::File::options()
-            .create(true)
-            .append(true)
-            .open(paths::logs().join("test-scale-in-operator.log"))
-            .context("open the operator's log")?;
-        let operator = Command::new(images::program("soloist-operator"))
-            .args([
-                "--namespaces",
-                &test.namespace.name,
-                "--leader-election=false",
-                "--http-address",
-                ADDRESS,
-            ])
-            .env("KUBECONFIG", test.cluster.kubeconfig())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .stdin(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .context("start the operator")?;
-        wait::until("the operator to be ready", Duration::from_secs(30), || async {
-            http::get(&format!("http://{ADDRESS}/readyz")).await.map(Some)
-        })
-        .await?;
-        Ok(Self(operator))
+        Ok(Self { process: launch(test).await?, interrupted: 0.0 })
     }
 
-    /// Kills it as the kernel would. It must not have counted an interrupted task.
-    pub(crate) async fn kill(mut self) -> Result<()> {
-        let interrupted = read(&http::get(&format!("http://{ADDRESS}/metrics")).await?)?;
-        self.0.kill().await?;
-        ensure!(interrupted == 0.0, "the operator says that {interrupted} tasks were interrupted");
+    /// Kills it as the kernel would, and starts another one.
+    pub(crate) async fn restart(&mut self, test: &Test) -> Result<()> {
+        self.interrupted += interrupted().await?;
+        self.process.kill().await?;
+        self.process = launch(test).await?;
         Ok(())
+    }
+
+    /// Tasks that it and those before it say were interrupted.
+    pub(crate) async fn interrupted_tasks(&self) -> Result<f64> {
+        Ok(self.interrupted + interrupted().await?)
     }
 }
 
-/// Tasks that the installed operators say were interrupted.
-pub(crate) async fn interrupted_tasks(test: &Test) -> Result<f64> {
-    let pods: Api<Pod> = Api::namespaced(test.client.clone(), chart::NAMESPACE);
-    let operators = pods.list(&ListParams::default().labels("app.kubernetes.io/name=soloist")).await?;
-    let mut sum = 0.0;
-    for pod in operators {
-        let Some(address) = pod.status.and_then(|status| status.pod_ip) else { continue };
-        sum += read(&http::get(&format!("http://{address}:8080/metrics")).await?)?;
+async fn interrupted() -> Result<f64> {
+    read(&http::get(&format!("http://{ADDRESS}/metrics")).await?)
+}
+
+/// The installed operator would work on our TaskQueue too, and can't be killed as often: Kubernetes waits ever longer before it starts it again.
+pub(crate) async fn send_installed_away(test: &Test) -> Result<()> {
+    scale_installed(test, 0).await
+}
+
+/// Undoes [`send_installed_away`].
+pub(crate) async fn bring_installed_back(test: &Test) -> Result<()> {
+    scale_installed(test, 2).await
+}
+
+async fn scale_installed(test: &Test, replicas: u16) -> Result<()> {
+    let deployments: Api<Deployment> = Api::namespaced(test.client.clone(), chart::NAMESPACE);
+    let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
+    match deployments.patch_scale(chart::DEPLOYMENT, &PatchParams::default(), &patch).await {
+        Ok(_) => Ok(()),
+        // There is none where only its policy and its definitions are installed.
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+        Err(error) => Err(error.into()),
     }
-    Ok(sum)
 }
 
 fn read(metrics: &str) -> Result<f64> {
