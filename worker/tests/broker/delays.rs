@@ -114,7 +114,7 @@ async fn a_revoked_call_is_known_at_once_and_after_a_restart() {
     let broker = Broker::connect().await;
     let first = worker(&queue).ready();
     let (delayed, unseen) = (unique("id"), unique("id"));
-    broker.publish(&queue, due_in(3.0, &delayed)).await;
+    broker.publish(&queue, due_in(6.0, &delayed)).await;
     first.wait_for("to be run later: it waits in the broker", |entry| entry["id"] == delayed);
     control(&first.node, &[("revoke", json!({"task_id": [delayed, unseen]}))]);
     for id in [&delayed, &unseen] {
