@@ -86,7 +86,8 @@ impl World {
             .with_headers(headers)
             .with_content_type(short("application/json"))
             .with_content_encoding(short("utf-8"));
-        let body = json!([[seconds], {}, {"callbacks": null, "errbacks": null, "chain": null, "chord": null}]);
+        let body =
+            json!([[seconds], {}, {"callbacks": null, "errbacks": null, "chain": null, "chord": null}]);
         let options = BasicPublishOptions::default();
         let body = serde_json::to_vec(&body).unwrap();
         self.channel.basic_publish(short(""), short("jobs"), options, &body, properties).await.unwrap();
@@ -96,8 +97,7 @@ impl World {
     async fn obey(&self, task_queue: &ObjectRef<TaskQueue>, kind: OrderKind) -> Duration {
         let begun = Instant::now();
         loop {
-            let orders =
-                BTreeMap::from([(NODE.to_owned(), Order { kind, queues: vec!["jobs".to_owned()] })]);
+            let orders = BTreeMap::from([(NODE.to_owned(), Order { kind, queues: vec!["jobs".to_owned()] })]);
             if self.hub.order(task_queue, orders, Instant::now()).contains(NODE) {
                 return begun.elapsed();
             }
