@@ -17,9 +17,20 @@ pub fn custom_resource_definitions_yaml() -> Result<String, serde_yaml::Error> {
     );
     for definition in custom_resource_definitions() {
         stream.push_str("---\n");
-        stream.push_str(&serde_yaml::to_string(&definition)?);
+        stream.push_str(&quoted(&serde_yaml::to_string(&definition)?));
     }
     Ok(stream)
+}
+
+/// Puts words into quotes that YAML 1.1, which kubectl and helm read, takes for a boolean: `Off` would become `false`.
+fn quoted(yaml: &str) -> String {
+    let quote = |line: &str| match line.trim_start().strip_prefix("- ") {
+        Some(word) if matches!(word, "Off" | "On" | "Yes" | "No" | "Y" | "N") => {
+            format!("{}- \"{word}\"\n", &line[..line.len() - word.len() - 2])
+        }
+        _ => format!("{line}\n"),
+    };
+    yaml.lines().map(quote).collect()
 }
 
 #[cfg(test)]
@@ -36,6 +47,12 @@ mod tests {
             "manifests/crd.yaml is out of date: \
              run `cargo run -p soloist-operator -- crd > manifests/crd.yaml` (or `just generate`)"
         );
+    }
+
+    #[test]
+    fn no_word_of_an_enumeration_is_a_boolean_to_kubectl() {
+        assert_eq!(quoted("enum:\n  - Auto\n  - Off\n"), "enum:\n  - Auto\n  - \"Off\"\n");
+        assert!(!custom_resource_definitions_yaml().unwrap().contains("- Off\n"));
     }
 
     #[test]
