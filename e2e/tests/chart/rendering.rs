@@ -187,6 +187,22 @@ fn some_namespaces_get_the_same_rules_without_anything_cluster_wide() {
 
 #[test]
 #[ignore = "needs helm"]
+fn scale_in_is_fenced_unless_it_is_switched_off_or_only_some_namespaces_are_served() {
+    let policy = |objects: &[Value]| of_kind(objects, "ValidatingAdmissionPolicy").next().cloned();
+    let by_default = policy(&defaults()).unwrap();
+    let user = "request.userInfo.username == 'system:serviceaccount:kube-system:replicaset-controller'";
+    assert_eq!(by_default["spec"]["matchConditions"][0]["expression"], user);
+    assert_eq!(by_default["metadata"]["name"], "soloist-scale-in", "the operator looks for it");
+    assert!(of_kind(&defaults(), "ValidatingAdmissionPolicyBinding").next().is_some());
+    let named = render("named", "scaleInProtection: {replicaSetController: somebody}", &[]);
+    let named = policy(&named).unwrap();
+    assert_eq!(named["spec"]["matchConditions"][0]["expression"], "request.userInfo.username == 'somebody'");
+    assert_eq!(policy(&render("off", "scaleInProtection: {enabled: false}", &[])), None);
+    assert_eq!(policy(&render("some", "watch: {namespaces: [team-a]}", &[])), None);
+}
+
+#[test]
+#[ignore = "needs helm"]
 fn every_pod_passes_the_restricted_standard() {
     let objects = defaults();
     let pods = pod_specs(&objects);

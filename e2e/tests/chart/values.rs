@@ -53,6 +53,11 @@ pub(crate) const COMBINATIONS: &[(&str, &str)] = &[
         "network policies for everybody",
         "networkPolicy: {enabled: true, egress: [], workerNamespaces: [team-a]}",
     ),
+    ("no scale-in policy", "scaleInProtection: {enabled: false}"),
+    (
+        "controllers with one name",
+        "scaleInProtection: {replicaSetController: 'system:kube-controller-manager'}",
+    ),
     ("disruptions", "{replicaCount: 3, podDisruptionBudget: {maxUnavailable: 50%}}"),
 ];
 
