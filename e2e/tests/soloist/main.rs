@@ -8,4 +8,5 @@ mod kubectl;
 mod operator;
 mod refusals;
 mod scale_in;
+mod scaling;
 mod secrets;
