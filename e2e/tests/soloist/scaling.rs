@@ -1,0 +1,69 @@
+//! A TaskQueue that says how long a task may wait, and nothing else about the number of its workers.
+
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use e2e::audit;
+use e2e::soloist::{self, Test};
+use futures_util::future::try_join_all;
+
+const TASKS: usize = 100;
+const WORKERS: i32 = 20;
+/// Two seconds are what the burst test holds us to, on three tries. Here a machine that is busy otherwise is no failure.
+const LIMIT: Duration = Duration::from_secs(5);
+/// Four start-ups after the last task at the latest, and a worker may need a while to start on a busy machine.
+const DOWN: Duration = Duration::from_secs(180);
+
+#[tokio::test]
+#[ignore = "needs a cluster: cargo e2e"]
+async fn a_wait_is_enough_to_scale_out_in_one_patch_and_in_again() -> Result<()> {
+    let test = Test::new("wait").await?;
+    test.run(Duration::from_secs(420), async {
+        test.task_queue("jobs", &format!("{{maxReplicas: {WORKERS}, maxWaitSeconds: 10}}")).await?;
+        test.condition("jobs", "Ready", "True", "Ready").await?;
+        test.until_replicas("jobs", 0, soloist::START).await?;
+
+        let celery = test.celery().await?;
+        let mark = audit::mark()?;
+        let calls = (0..TASKS).map(|_| soloist::send(&celery, "jobs", "tasks.sleep", (1.0,)));
+        let results = try_join_all(calls).await?;
+        let published = Instant::now();
+        test.until_replicas("jobs", WORKERS, LIMIT).await?;
+        let out = published.elapsed();
+        let patches = audit::since(mark)?
+            .into_iter()
+            .filter(|event| {
+                event.is_write()
+                    && event.is_about("deployments")
+                    && event.object_ref.as_ref().is_some_and(|object| {
+                        object.namespace == test.namespace.name && object.subresource != "status"
+                    })
+                    && event.is_from("soloist-system", "soloist")
+            })
+            .count();
+        ensure!(patches == 1, "{patches} patches to have {WORKERS} workers");
+
+        for result in &results {
+            soloist::value(result, soloist::START).await?;
+        }
+        let finished = Instant::now();
+        test.until_replicas("jobs", 0, DOWN).await?;
+
+        let task_queue = test.task_queues().get("jobs").await?;
+        let decision = &task_queue.data["status"]["decision"];
+        for term in ["arrivalRate", "serviceSeconds", "startupSeconds", "wanted", "windowSeconds", "maxReplicas"] {
+            ensure!(decision[term].is_number(), "the status says nothing of {term}: {decision}");
+        }
+        let service = decision["serviceSeconds"].as_f64().context("it is a number")?;
+        ensure!((0.8..2.0).contains(&service), "tasks of a second are thought to take {service} s");
+        writeln!(
+            std::io::stdout(),
+            r#"{{"test":"wait","tasks":{TASKS},"replicas":{WORKERS},"patches":{patches},"out_seconds":{:.3},"in_seconds":{:.0}}}"#,
+            out.as_secs_f64(),
+            finished.elapsed().as_secs_f64()
+        )?;
+        Ok(())
+    })
+    .await
+}
