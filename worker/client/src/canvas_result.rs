@@ -152,11 +152,13 @@ impl GroupResult {
     /// When there is no way to know.
     pub async fn metas(&self) -> Result<Vec<Option<TaskMeta>>, ResultError> {
         let tasks = self.tasks();
-        if self.celery.has_store() {
-            let ids: Vec<&str> = tasks.iter().map(|task| task.id()).collect();
-            return self.celery.results(&ids).await;
+        match self.celery.store() {
+            Ok(store) => {
+                let ids: Vec<&str> = tasks.iter().map(|task| task.id()).collect();
+                Ok(store.get_many(&ids).await?)
+            }
+            Err(_) => try_join_all(tasks.iter().map(|task| task.meta())).await,
         }
-        try_join_all(tasks.iter().map(|task| task.meta())).await
     }
 
     /// How many of its tasks have ended.

@@ -231,10 +231,6 @@ impl Celery {
             Results::None | Results::Rpc(_) => Err(ResultError::NoResultStore),
         }
     }
-
-    pub(crate) fn has_store(&self) -> bool {
-        self.store().is_ok()
-    }
 }
 
 impl std::fmt::Debug for Celery {

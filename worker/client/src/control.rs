@@ -26,6 +26,8 @@ use uuid::Uuid;
 
 /// How long is waited for answers, as Celery does.
 const TIMEOUT: Duration = Duration::from_secs(1);
+/// Longest wait, far beyond sense and far within what a clock can say.
+const TIMEOUT_MAX: Duration = Duration::from_secs(86_400);
 
 /// What workers answer, by node name.
 pub type Answers<T> = BTreeMap<String, Result<T, NodeError>>;
@@ -94,9 +96,9 @@ impl Control {
         Self { pattern: Some(pattern.into()), ..self }
     }
 
-    /// How long answers are waited for; a second unless set.
+    /// How long answers are waited for; a second unless set, a day at most.
     pub fn timeout(self, timeout: Duration) -> Self {
-        Self { timeout, ..self }
+        Self { timeout: timeout.min(TIMEOUT_MAX), ..self }
     }
 
     /// Sends any command, and returns what each worker answered in time, as it is.
@@ -105,7 +107,7 @@ impl Control {
     /// When the broker can't be reached or refuses.
     pub async fn call(&self, method: &str, arguments: Map) -> Result<BTreeMap<String, Value>, ControlError> {
         let refused = |source| ControlError::Broker { method: method.to_owned(), source };
-        let channel = self.channel().await?.map_err(refused)?;
+        let channel = self.channel(method).await?;
         let (mut replies, reply_to) = open_mailbox(&channel).await.map_err(refused)?;
         let ticket = Uuid::new_v4().to_string();
         let command =
@@ -132,7 +134,7 @@ impl Control {
     /// When the broker can't be reached or refuses.
     pub async fn cast(&self, method: &str, arguments: Map) -> Result<(), ControlError> {
         let refused = |source| ControlError::Broker { method: method.to_owned(), source };
-        let channel = self.channel().await?.map_err(refused)?;
+        let channel = self.channel(method).await?;
         self.publish(&channel, &self.command(method, arguments)).await.map_err(refused)?;
         let _ = channel.close(200, short("done")).await;
         Ok(())
@@ -170,7 +172,7 @@ impl Control {
     }
 
     /// A channel with confirms, on which the exchange for commands is known to be there.
-    async fn channel(&self) -> Result<lapin::Result<Channel>, PublishError> {
+    async fn channel(&self, method: &str) -> Result<Channel, ControlError> {
         let link = self.celery.0.publisher.link().await?;
         let open = async {
             let channel = link.connection.create_channel().await?;
@@ -178,7 +180,7 @@ impl Control {
             declare(&channel, control::EXCHANGE, ExchangeKind::Fanout).await?;
             Ok(channel)
         };
-        Ok(open.await)
+        open.await.map_err(|source| ControlError::Broker { method: method.to_owned(), source })
     }
 
     async fn publish(&self, channel: &Channel, command: &Command) -> lapin::Result<()> {

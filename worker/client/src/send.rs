@@ -138,7 +138,7 @@ impl Celery {
             }
         })?;
         let plan = canvas::plan(signature, &[], Map::new(), &mut || Uuid::new_v4().to_string())?;
-        if !plan.chords.is_empty() && !self.has_store() {
+        if !plan.chords.is_empty() && self.store().is_err() {
             return Err(SendError::NoChords);
         }
         Ok(plan)
