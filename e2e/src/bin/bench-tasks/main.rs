@@ -92,7 +92,7 @@ async fn run(arguments: &Arguments) -> Result<()> {
         true => Programs::built()?,
         false => images::programs(&progress).await?,
     };
-    let python = python::ensure(&progress).await?;
+    let python = python::ensure(&progress, python::NEWEST).await?;
     let servers = match Servers::given() {
         Some(servers) => servers,
         None => {
