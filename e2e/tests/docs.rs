@@ -142,3 +142,29 @@ fn every_decision_is_a_page_in_the_list_of_decisions() {
         }
     }
 }
+
+#[test]
+fn every_test_that_the_compatibility_pages_name_exists() {
+    let mut sources = Vec::new();
+    for part in ["worker", "operator", "e2e"] {
+        files(&repository().join(part), "rs", &mut sources);
+    }
+    let sources: Vec<String> = sources.iter().map(read).collect();
+    // Some are made by a macro that takes their names.
+    let exists = |name: &str| {
+        let forms = [format!("fn {name}("), format!("    {name}: \"")];
+        sources.iter().any(|source| forms.iter().any(|form| source.contains(form)))
+    };
+    let is_test = |name: &&str| {
+        let is_setting = ["soloist_", "task_"].iter().any(|start| name.starts_with(start));
+        !is_setting
+            && name.matches('_').count() >= 2
+            && name.chars().all(|letter| letter.is_ascii_lowercase() || "_0123456789".contains(letter))
+    };
+    for page in ["docs/compatibility.md", "docs/features.md"] {
+        let page = read(page);
+        let missing: Vec<&str> =
+            page.split('`').skip(1).step_by(2).filter(is_test).filter(|name| !exists(name)).collect();
+        assert!(missing.is_empty(), "no such test: {missing:?}");
+    }
+}

@@ -12,6 +12,7 @@ app.conf.task_default_queue = os.environ.get("QUEUE", "positions")
 prices = {"pos_1": 0.99, "pos_2": 0.91, "pos_3": 0.85, "pos_4": 0.96, "pos_5": 0.79}
 names, close = list(prices), 0.95
 db = redis.Redis.from_url(os.environ["POSITIONS"])
+db.delete("pos_late")
 for name, price in prices.items():
     db.set(name, json.dumps({"name": name, "size": 100, "price": price}))
 

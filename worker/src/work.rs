@@ -206,7 +206,7 @@ impl Work {
             request: Arc::clone(request),
             hostname: Arc::clone(&self.node),
             delivery_info: delivery_info(delivery, request),
-            span: info_span!("task", id = request.id, name = request.task),
+            span: info_span!("task", id = request.id, task = request.task),
             cancelled: cancel.subscribe(),
             states: Arc::clone(&self.states),
         });

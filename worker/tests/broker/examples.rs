@@ -66,7 +66,8 @@ async fn positions_are_valued() {
     }
     // What the task logs comes with the name and the id of its call.
     let logged = worker.wait_for("calculating the value", |_| true);
-    assert!(logged.to_string().contains("positions.value_at_close"), "{logged}");
+    let span = &logged["spans"][0];
+    assert!(span["task"] == "positions.value_at_close" && span["id"].is_string(), "{logged}");
     broker.remove(&queue);
 }
 

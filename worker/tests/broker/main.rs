@@ -7,6 +7,7 @@
 
 mod calls;
 mod canvas;
+mod compatibility;
 mod control;
 mod delays;
 mod events;

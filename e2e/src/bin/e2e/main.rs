@@ -87,6 +87,10 @@ impl Run {
         let started = self.begin("tests that need a cluster");
         self.counts += suite.on_cluster(&set, &python, &older).await?;
         self.end("tests that need a cluster", started);
+
+        let started = self.begin("with an older Celery");
+        self.counts += suite.with_older_celery(&set, &older).await?;
+        self.end("with an older Celery", started);
         Ok(())
     }
 

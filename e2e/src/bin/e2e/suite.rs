@@ -66,6 +66,19 @@ impl Suite {
         self.run(tests, &["--ignored"]).await
     }
 
+    /// Once more those of them in which Celery's clients and workers meet ours, with an older Celery. Of the whole workspace: a
+    /// package for itself may be built with other features, and so anew.
+    pub(crate) async fn with_older_celery(&self, cluster: &Cluster, older: &Path) -> Result<Counts> {
+        const WITH_CELERY: [&str; 5] = ["calls::", "canvas::", "compatibility::", "control::", "retries::"];
+        if self.filter.is_some() {
+            return Ok(Counts::default());
+        }
+        let mut tests = cargo(cluster.namespace().command("cargo"));
+        tests.args(["test", "--workspace", "--offline", "--no-fail-fast", "--test", "broker"]);
+        tests.envs(cluster.environment()).env("PYTHON", older);
+        self.run(tests, &[&["--ignored"], WITH_CELERY.as_slice()].concat()).await
+    }
+
     async fn run(&self, mut tests: Command, options: &[&str]) -> Result<Counts> {
         tests.arg("--").args(options);
         tests.args(&self.filter);

@@ -18,7 +18,10 @@ pub(crate) use self::{
     broker::{Broker, Message, Vhost},
     flower::{Flower, free_address},
     proxy::Proxy,
-    python::{Call, Celery, EXAMPLES, EventWatch, PythonWorker, canvas, celery, control, delays},
+    python::{
+        Call, Celery, EXAMPLES, EventWatch, PythonWorker, canvas, celery, control, delays, routes,
+        values_that_change,
+    },
     worker::{WorkerProcess, example, worker},
 };
 

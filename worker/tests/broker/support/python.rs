@@ -214,3 +214,13 @@ impl Drop for EventWatch {
 
 /// The folder of the examples, with the Python programs that call them.
 pub(crate) const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples");
+
+/// Has Python's own values (dates, decimals...) sent to a worker that gives them back, and tells which came back different.
+pub(crate) fn values_that_change(queue: &str) -> Vec<String> {
+    run("celery_values.py", &[&env("AMQP_URL"), &env("REDIS_URL"), queue], &())
+}
+
+/// Has tasks of these ids sent in each of Celery's ways: three by priority (1, 9, 5), by topic, to the worker `node`, to all.
+pub(crate) fn routes(name: &str, node: &str, ids: &[String]) {
+    run("celery_routes.py", &[&env("AMQP_URL"), name, node], &ids)
+}
