@@ -173,7 +173,7 @@ async fn a_worker_without_queues_is_drained_when_its_task_is_done_and_a_restart_
         || worker(&queue).env("SOLOIST_STATE_DIR", directory.to_str().unwrap()).env("SOLOIST_LOG", "debug");
     let first = started().ready();
     let (running, waiting) = (unique("id"), unique("id"));
-    broker.publish(&queue, Message::call(&running, "tasks.sleep", &json!([2]))).await;
+    broker.publish(&queue, Message::call(&running, "tasks.sleep", &json!([8]))).await;
     first.wait_until_running(&running);
     let ask = |node: &str, command: &[(&str, Value)]| -> Vec<Value> {
         control(node, command).into_iter().map(|(reply, _)| reply).collect()
