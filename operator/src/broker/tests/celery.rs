@@ -39,7 +39,7 @@ impl Python {
         let worker = Command::new(python)
             .args(["-m", "celery", "-A", "drain", "worker", "--pool=solo", "-Q", "jobs", "-n", NODE])
             .current_dir(&directory)
-            .env("BROKER", broker.to_uri().to_string())
+            .env("BROKER", broker.to_uri())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
