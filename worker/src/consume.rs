@@ -199,6 +199,7 @@ async fn serve(work: &Work, session: &mut Session, queues: &Queues, prefetch: &m
     let mut draining = false;
     loop {
         hand.begin(session.prefetch() > 1);
+        work.activity.set_prefetch(session.prefetch());
         if hand.is_empty() {
             if let Some((problem, was_consuming)) = lost {
                 return Ended::Lost { problem, was_consuming };

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -75,11 +75,22 @@ impl Clock {
 pub(crate) struct Activity {
     active: watch::Sender<u32>,
     processed: AtomicU64,
+    prefetch: AtomicU16,
 }
 
 impl Activity {
     pub(crate) fn new() -> Self {
-        Self { active: watch::Sender::new(0), processed: AtomicU64::new(0) }
+        Self { active: watch::Sender::new(0), processed: AtomicU64::new(0), prefetch: AtomicU16::new(1) }
+    }
+
+    /// Each queue's consumer may have so many messages unacknowledged.
+    pub(crate) fn set_prefetch(&self, prefetch: u16) {
+        self.prefetch.store(prefetch, Ordering::Relaxed);
+    }
+
+    /// Messages that each queue's consumer may have unacknowledged.
+    pub(crate) fn prefetch(&self) -> u16 {
+        self.prefetch.load(Ordering::Relaxed)
     }
 
     /// A task has begun.
@@ -123,6 +134,7 @@ fn load_average() -> [f64; 3] {
 #[derive(Clone, Debug)]
 pub(crate) struct Events {
     node: Arc<str>,
+    pid: i64,
     clock: Arc<Clock>,
     metrics: Arc<Metrics>,
     queue: mpsc::Sender<Event>,
@@ -149,7 +161,14 @@ impl Events {
         let (sender, queue) = mpsc::channel(WAITING_MAX);
         let publisher = Publisher { queue, link, metrics: Arc::clone(&metrics) };
         (
-            Self { node, clock, metrics, queue: sender, task_events: Arc::new(AtomicBool::new(true)) },
+            Self {
+                node,
+                pid: std::process::id().into(),
+                clock,
+                metrics,
+                queue: sender,
+                task_events: Arc::new(AtomicBool::new(true)),
+            },
             publisher,
         )
     }
@@ -180,7 +199,7 @@ impl Events {
         let event = Event {
             hostname: self.node.to_string(),
             utcoffset: 0.0,
-            pid: std::process::id().into(),
+            pid: self.pid,
             clock: self.clock.forward(),
             timestamp: now_seconds(),
             kind,
@@ -311,6 +330,7 @@ mod tests {
     async fn a_worker_between_two_tasks_is_not_idle() {
         let (queue, mut told) = mpsc::channel(100);
         let events = Events {
+            pid: 1,
             node: "celery@a".into(),
             clock: Arc::default(),
             metrics: Arc::new(Metrics::new(Vec::new(), "1").unwrap()),

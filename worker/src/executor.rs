@@ -397,7 +397,10 @@ mod tests {
         let order = Arc::new(Mutex::new(Vec::new()));
         let task = |number: i32| {
             let order = Arc::clone(&order);
-            let note = move || order.lock().unwrap().push(number);
+            let note = move || {
+                order.lock().unwrap().push(number);
+                number
+            };
             match number % 3 {
                 0 => Task::new("t.note", move || std::future::ready(note())),
                 _ => Task::new("t.note", note),

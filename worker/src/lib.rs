@@ -25,8 +25,9 @@
 //!   to be delivered again: a task is run at least once, and [`DeliveryInfo::redelivered`] says that it may be again.
 //! - What follows a task (a callback, the next step of its chain, a chord's body) has been taken by the broker before the
 //!   task's message is acknowledged. It may be sent twice, under the same ids; a chord counts each part once.
-//! - One task at a time, one message unacknowledged. With several queues, messages of the others are not held while a
-//!   task takes longer than a moment.
+//! - One task at a time. While tasks take more than about a millisecond, one message is held; while they are shorter, up to
+//!   [`WorkerBuilder::max_prefetch`] are. Those that wait are given back when one task takes longer than 10 milliseconds.
+//!   With several queues, messages of the others are not held while a task takes longer than a moment.
 //! - A message that can't be run is rejected once, with the reason stored as its result: a dead letter queue keeps it.
 //!   So is one that comes back again and again, because its task takes each worker down.
 //! - A message that is not due yet waits in the broker, in Celery's delay queues, and keeps no worker from other work. It comes

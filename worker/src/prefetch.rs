@@ -51,7 +51,7 @@ impl Prefetch {
             return;
         }
         self.short_in_a_row += 1;
-        if self.short_in_a_row % FORGIVEN_AFTER == 0 {
+        if self.short_in_a_row.is_multiple_of(FORGIVEN_AFTER) {
             self.falls = self.falls.saturating_sub(1);
         }
     }

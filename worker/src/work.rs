@@ -1,4 +1,6 @@
 //! One message, from its delivery to its acknowledgement.
+//!
+//! What few messages need (canvases, delays) is boxed: it would make the state of each message several times as large.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,7 +21,7 @@ use crate::{
     delay::{self, Postponed},
     done::Done,
     events::{Activity, Events},
-    executor::{Executor, Job},
+    executor::{Executor, Job, Outcome},
     health::Health,
     limits::Limits,
     metrics::{Counted, Metrics},
@@ -136,7 +138,7 @@ impl Work {
             };
             tracking.wait(until_eta.is_some());
             if has_delay_queues && let Some(wait) = until_eta.filter(|wait| delay::whole_seconds(*wait) > 0) {
-                if self.postpone(delivery, request, wait).await {
+                if Box::pin(self.postpone(delivery, request, wait)).await {
                     return Waited::Postponed;
                 }
                 has_delay_queues = false;
@@ -223,7 +225,7 @@ impl Work {
             delivery.settle(Disposition::Requeue, None);
             return None;
         }
-        if came_back && !self.begins_again(delivery, admitted).await {
+        if came_back && !Box::pin(self.begins_again(delivery, admitted)).await {
             return None;
         }
         if !admitted.task.acks_late && !delivery.acknowledge().await {
@@ -250,7 +252,9 @@ impl Work {
             _ => begun.elapsed(),
         };
         self.metrics.observe_runtime(&request.task, runtime);
-        let settlement = settle(admitted, ended, Timestamp::now(), backoff::random());
+        let has_succeeded = matches!(&ended, Ended::Finished(Outcome { result: Ok(_), .. }));
+        let chance = if has_succeeded { 0.0 } else { backoff::random() };
+        let settlement = settle(admitted, ended, Timestamp::now(), chance);
         let additions = context.take_additions();
         let settlement = self.advance(delivery, admitted, settlement, additions, runtime).await;
         self.conclude(delivery, settlement, Some(request), Some(runtime)).await;
@@ -293,10 +297,10 @@ impl Work {
         let mut children = Vec::new();
         match settlement.sequel.as_deref().map(|sequel| &sequel.ending) {
             Some(Ending::Replaced(signature)) => {
-                self.canvas.replace(request, Signature::clone(signature), &home).await?;
+                Box::pin(self.canvas.replace(request, Signature::clone(signature), &home)).await?;
             }
             Some(Ending::Sent(signature)) => {
-                let handle = self.canvas.send(request, Signature::clone(signature), &home).await?;
+                let handle = Box::pin(self.canvas.send(request, Signature::clone(signature), &home)).await?;
                 settlement = sent(admitted, &handle, runtime, Timestamp::now());
                 children.push(handle);
             }
@@ -305,9 +309,9 @@ impl Work {
         let Some(sequel) = &settlement.sequel else { return Ok(with_children(settlement, children)) };
         let Ending::Success(value) = &sequel.ending else { return Ok(settlement) };
         if !additions.is_empty() {
-            children.extend(self.canvas.add_to_chord(request, additions, &home).await?);
+            children.extend(Box::pin(self.canvas.add_to_chord(request, additions, &home)).await?);
         }
-        children.extend(self.canvas.advance(request, value, &home).await?);
+        children.extend(Box::pin(self.canvas.advance(request, value, &home)).await?);
         Ok(with_children(settlement, children))
     }
 
@@ -328,7 +332,7 @@ impl Work {
             self.results.store(meta, reply, &self.health, &self.metrics).await;
         }
         if let Some(sequel) = &settlement.sequel {
-            let failed = self.canvas.conclude(sequel, &home(delivery)).await;
+            let failed = Box::pin(self.canvas.conclude(sequel, &home(delivery))).await;
             if let Some(exception) = failed {
                 settlement = settlement.failed_after_all(&exception);
             }

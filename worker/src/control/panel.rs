@@ -149,7 +149,7 @@ impl Panel {
                 "failover_strategy": "round-robin",
                 "alternates": [],
             },
-            "prefetch_count": 1,
+            "prefetch_count": self.activity.prefetch(),
             "rusage": show::resource_usage(),
         })
     }
