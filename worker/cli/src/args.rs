@@ -3,7 +3,7 @@
 use crate::failure::Failure;
 use crate::{call, control, events, inspect, queues, result};
 use celery_client::{Builder, Celery, SetupError};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use soloist_worker::Addresses;
 use std::time::Duration;
 
@@ -54,6 +54,19 @@ pub(crate) enum Command {
         /// The shell.
         shell: clap_complete::Shell,
     },
+}
+
+impl Cli {
+    /// The command line as clap knows it.
+    pub(crate) fn definition() -> clap::Command {
+        // So that they may also stand after the order, where people put them.
+        Self::command().mut_subcommand("control", |control| control.mut_args(|arg| arg.global(true)))
+    }
+
+    /// What was asked for; ends the program with a message if it makes no sense.
+    pub(crate) fn read() -> Self {
+        Self::from_arg_matches(&Self::definition().get_matches()).unwrap_or_else(|error| error.exit())
+    }
 }
 
 /// How a command answers.
@@ -114,15 +127,15 @@ impl Common {
 #[derive(Debug, Args)]
 pub(crate) struct Workers {
     /// Only workers with these node names, with commas between them.
-    #[arg(short, long, value_delimiter = ',', value_name = "NODES", global = true)]
+    #[arg(short, long, value_delimiter = ',', value_name = "NODES")]
     pub(crate) destination: Vec<String>,
 
     /// Only workers whose node names match a shell pattern, such as `celery@emails-*`.
-    #[arg(long, value_name = "GLOB", conflicts_with = "destination", global = true)]
+    #[arg(long, value_name = "GLOB", conflicts_with = "destination")]
     pub(crate) pattern: Option<String>,
 
     /// Seconds to wait for answers. With --destination it ends when all have answered.
-    #[arg(short, long, value_name = "SECONDS", default_value = "1", value_parser = seconds, global = true)]
+    #[arg(short, long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
     pub(crate) timeout: Duration,
 }
 
@@ -165,11 +178,10 @@ pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
+        Cli::definition().debug_assert();
     }
 
     /// Run with `UPDATE_DOCS=1` to write it.
@@ -180,7 +192,7 @@ mod tests {
         let (begin, end) = ("<!-- soloist --help -->\n```text\n", "```\n<!-- end -->");
         let (before, rest) = text.split_once(begin).unwrap();
         let (_, after) = rest.split_once(end).unwrap();
-        let help = Cli::command().term_width(110).render_help().to_string();
+        let help = Cli::definition().term_width(110).render_help().to_string();
         let expected = format!("{before}{begin}{help}{end}{after}");
         if std::env::var_os("UPDATE_DOCS").is_some() {
             std::fs::write(path, &expected).unwrap();

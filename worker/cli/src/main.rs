@@ -19,18 +19,17 @@ mod result;
 mod wait;
 
 use args::{Cli, Command};
-use clap::{CommandFactory, Parser};
 use failure::Failure;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     // TLS needs it, and it can't fail before anybody else has done so.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let ended = match Cli::parse().command {
+    let ended = match Cli::read().command {
         Command::Worker(options) => return options.run(soloist_worker::sample_tasks),
         Command::Completion { shell } => {
             let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "soloist", &mut script);
+            clap_complete::generate(shell, &mut Cli::definition(), "soloist", &mut script);
             output::line(&String::from_utf8_lossy(&script))
         }
         command => run(command),
