@@ -8,17 +8,18 @@ use std::future::Future;
 use std::time::{Duration, Instant};
 
 use celery_client::amqp::short;
+use celery_client::delays;
 use celery_client::queue::reply_code;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesOrdered;
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable, LongString};
 use lapin::{Channel, Connection, ErrorKind, ExchangeKind};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::connection::{Failure, Lost, answered};
 use super::state::{Declaration, Due, Shared};
-use crate::api::v1alpha1::ExchangeType;
+use crate::api::v1alpha1::{ExchangeType, QueueType};
 use crate::metrics::Metrics;
 use crate::plan::reason::Reason;
 use crate::plan::status::Problem;
@@ -33,12 +34,15 @@ const RETRY: Duration = Duration::from_secs(10);
 /// TaskQueues declared at once. More of them gain nothing (measured), and hold up longer what comes after.
 const AT_A_TIME: usize = 100;
 
+/// Longest wait for the delay queues: 28 quorum queues, once in a virtual host, which takes a few seconds.
+const DELAYS: Duration = Duration::from_secs(60);
+
 /// Longest wait before something that was put off comes due.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Declares until the connection is lost.
 pub(super) async fn run(connection: &Connection, shared: &Shared, metrics: &Metrics) -> Lost {
-    let mut declarer = Declarer { connection, channel: None };
+    let mut declarer = Declarer { connection, channel: None, delays: None };
     loop {
         // In one row with the declarations, so that nothing is declared again that was just deleted.
         if let Some((task_queue, removal)) = shared.due_removal() {
@@ -61,6 +65,7 @@ pub(super) async fn run(connection: &Connection, shared: &Shared, metrics: &Metr
             Ok(all_stand) => all_stand,
             Err(lost) => return lost,
         };
+        declarer.declare_delays(&all_due).await;
         for due in all_due {
             let outcome = if all_stand { Ok(()) } else { declarer.declare(&due.topology).await };
             let (declaration, again) = match outcome {
@@ -151,6 +156,8 @@ pub(super) enum Undeclared {
 pub(super) struct Declarer<'a> {
     connection: &'a Connection,
     channel: Option<Channel>,
+    /// Whether the broker takes delay queues; absent if it wasn't asked on this connection.
+    delays: Option<bool>,
 }
 
 impl Declarer<'_> {
@@ -172,6 +179,34 @@ impl Declarer<'_> {
                 Ok(Ok(None)) => return Ok(true),
                 Ok(Err(_)) | Err(Undeclared::Problem(_)) => return Ok(false),
                 Err(Undeclared::Lost(lost)) => return Err(lost),
+            }
+        }
+    }
+
+    /// Lets messages with an `eta` come to quorum queues, where Celery's clients have them wait in the broker. Workers see to it too, but there
+    /// may be none when the first such message is sent. A user who may not do it can do everything else.
+    async fn declare_delays(&mut self, all: &[Due]) {
+        let queues = all.iter().flat_map(|due| &due.topology.queues);
+        let quorum: Vec<&Queue> = queues.filter(|queue| queue.queue_type == QueueType::Quorum).collect();
+        if quorum.is_empty() {
+            return;
+        }
+        if self.delays.is_none() {
+            let declared = timeout(DELAYS, delays::declare(self.connection)).await;
+            match &declared {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(%error, "messages with an eta can't wait in the broker"),
+                Err(_) => tracing::warn!("messages with an eta can't wait in the broker: no answer"),
+            }
+            self.delays = Some(matches!(declared, Ok(Ok(()))));
+        }
+        if self.delays == Some(false) {
+            return;
+        }
+        for queue in quorum {
+            // Where the queue itself could not be declared, its condition says why.
+            if let Ok(Err(error)) = timeout(DELAYS, delays::bind(self.connection, &queue.name)).await {
+                tracing::debug!(queue = queue.name, %error, "bind a queue to the delay queues");
             }
         }
     }

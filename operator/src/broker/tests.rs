@@ -642,3 +642,120 @@ async fn tls_takes_an_authority_and_a_client_certificate_of_ones_own() {
     let removed = view(&key, |view| view.removed.is_some()).await.removed.unwrap();
     assert_eq!(removed.kept, []);
 }
+
+impl World {
+    /// Publishes one message, with a priority, over an exchange.
+    async fn route(&self, exchange: &str, key: &str, body: &str, priority: u8) {
+        let properties = BasicProperties::default().with_priority(priority);
+        let options = BasicPublishOptions::default();
+        self.channel
+            .basic_publish(short(exchange), short(key), options, body.as_bytes(), properties)
+            .await
+            .unwrap();
+    }
+
+    async fn take(&self, queue: &str) -> lapin::message::BasicGetMessage {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(got) = self.channel.basic_get(short(queue), BasicGetOptions::default()).await.unwrap()
+            {
+                return got;
+            }
+            assert!(Instant::now() < deadline, "nothing in {queue}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs RabbitMQ: AMQP_URL, MANAGEMENT_URL"]
+async fn every_setting_of_a_queue_is_in_force() {
+    let mut world = World::new("settings").await;
+    let red = world.subscribe(
+        "red",
+        json!([
+            {"name": "urgent", "maxPriority": 9},
+            {"name": "short-lived", "messageTtlSeconds": 1},
+            {"name": "newest", "maxLength": 2},
+            {"name": "first", "maxLength": 2, "overflow": "rejectPublishDlx"},
+            {"name": "stubborn", "type": "quorum", "deliveryLimit": 2},
+            {"name": "careless", "maxLength": 1, "deadLetter": {"enabled": false}},
+        ]),
+    );
+    world.until_declared(&red).await;
+
+    for priority in [1, 9, 5] {
+        world.route("", "urgent", &priority.to_string(), priority).await;
+    }
+    world.until_length("urgent", 3).await;
+    for expected in ["9", "5", "1"] {
+        assert_eq!(world.take("urgent").await.data, expected.as_bytes());
+    }
+
+    world.route("", "short-lived", "x", 0).await;
+    assert_eq!(world.take("short-lived.dead").await.data, b"x");
+
+    for (queue, dead) in [("newest", "1"), ("first", "3")] {
+        for body in ["1", "2", "3"] {
+            world.route("", queue, body, 0).await;
+        }
+        assert_eq!(world.take(&format!("{queue}.dead")).await.data, dead.as_bytes());
+        world.until_length(queue, 2).await;
+    }
+
+    world.route("", "stubborn", "x", 0).await;
+    for _ in 0..3 {
+        world.take("stubborn").await.reject(BasicRejectOptions { requeue: true }).await.unwrap();
+    }
+    assert_eq!(world.take("stubborn.dead").await.data, b"x");
+
+    world.route("", "careless", "1", 0).await;
+    world.route("", "careless", "2", 0).await;
+    world.until_length("careless", 1).await;
+    assert_eq!(world.take("careless").await.data, b"2");
+    assert!(!world.has_queue("careless.dead").await);
+    world.end().await;
+}
+
+#[tokio::test]
+#[ignore = "needs RabbitMQ: AMQP_URL, MANAGEMENT_URL"]
+async fn exchanges_route_by_key_by_pattern_and_to_all() {
+    let mut world = World::new("bindings").await;
+    let one = world.subscribe(
+        "one",
+        json!([{"name": "one", "bindings": [
+            {"exchange": {"name": "exact"}, "routingKey": "1"},
+            {"exchange": {"name": "patterns", "type": "topic"}, "routingKey": "paint.#"},
+            {"exchange": {"name": "all", "type": "fanout"}},
+        ]}]),
+    );
+    let two = world.subscribe(
+        "two",
+        json!([{"name": "two", "bindings": [{"exchange": {"name": "all", "type": "fanout"}}]}]),
+    );
+    world.until_declared(&one).await;
+    world.until_declared(&two).await;
+    for (exchange, key) in
+        [("exact", "1"), ("exact", "2"), ("patterns", "paint.red.dark"), ("patterns", "draw"), ("all", "")]
+    {
+        world.route(exchange, key, exchange, 0).await;
+    }
+    world.until_length("one", 3).await;
+    world.until_length("two", 1).await;
+    for expected in ["exact", "patterns", "all"] {
+        assert_eq!(world.take("one").await.data, expected.as_bytes());
+    }
+    world.end().await;
+}
+
+#[tokio::test]
+#[ignore = "needs RabbitMQ: AMQP_URL, MANAGEMENT_URL"]
+async fn messages_with_an_eta_find_a_quorum_queue_without_workers() {
+    use celery_protocol::delay;
+    let mut world = World::new("delay").await;
+    let red = world.subscribe("red", json!([{"name": "red", "type": "quorum"}]));
+    world.until_declared(&red).await;
+    world.route(&delay::entry_exchange(), &delay::routing_key(1, "red").unwrap(), "later", 0).await;
+    assert_eq!(world.take("red").await.data, b"later");
+    world.end().await;
+}

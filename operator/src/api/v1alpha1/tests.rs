@@ -1,6 +1,10 @@
 //! Every rule of the schema with a resource that passes and one that does not.
 
+use std::cell::Cell;
+
 use super::*;
+use kube::api::{DeleteParams, PostParams};
+use kube::{Api, Client};
 use serde_json::json;
 
 /// A TaskQueue with the fewest lines a user can write, with parts of its spec replaced.
@@ -37,15 +41,84 @@ fn scaling(settings: serde_json::Value) -> TaskQueue {
     task_queue(json!({"scaling": scaling}))
 }
 
+thread_local! {
+    /// Whether this thread asks an API server too.
+    static API_SERVER: Cell<bool> = const { Cell::new(false) };
+}
+
 #[track_caller]
 fn accepts(task_queue: TaskQueue) {
     task_queue.validate_cel().unwrap();
+    if API_SERVER.get() {
+        created(&task_queue).unwrap();
+    }
 }
 
 #[track_caller]
 fn refuses(task_queue: TaskQueue, message: &str) {
-    let refused = task_queue.validate_cel().expect_err("a rule refuses this").to_string();
-    assert!(refused.contains(message), "{refused}");
+    let mut refusals = vec![task_queue.validate_cel().expect_err("a rule refuses this").to_string()];
+    if API_SERVER.get() {
+        refusals.push(created(&task_queue).expect_err("the API server refuses this").to_string());
+    }
+    for refused in refusals {
+        assert!(refused.contains(message), "{refused}");
+    }
+}
+
+/// What the API server says to a new TaskQueue. It is only asked.
+fn created(task_queue: &TaskQueue) -> kube::Result<()> {
+    on_api_server(async |api| {
+        let dry_run = PostParams { dry_run: true, ..Default::default() };
+        api.create(&dry_run, task_queue).await.map(drop)
+    })
+}
+
+/// What the API server says to a change of a TaskQueue, which is there for a moment.
+fn updated(new: &TaskQueue, old: &TaskQueue) -> kube::Result<()> {
+    on_api_server(async |api| {
+        let name = format!("rules-{:08x}", fastrand::u32(..));
+        let named = |task_queue: &TaskQueue| {
+            let mut named = task_queue.clone();
+            named.metadata.name = Some(name.clone());
+            named
+        };
+        let there = api.create(&PostParams::default(), &named(old)).await?;
+        let mut new = named(new);
+        new.metadata.resource_version = there.metadata.resource_version;
+        let replaced = api.replace(&name, &PostParams { dry_run: true, ..Default::default() }, &new).await;
+        api.delete(&name, &DeleteParams::default()).await?;
+        replaced.map(drop)
+    })
+}
+
+fn on_api_server<T>(ask: impl AsyncFnOnce(Api<TaskQueue>) -> T) -> T {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let client = Client::try_default().await.expect("KUBECONFIG says where the API server is");
+        ask(Api::namespaced(client, "default")).await
+    })
+}
+
+#[test]
+#[ignore = "needs a cluster: KUBECONFIG"]
+fn api_server_agrees_with_every_rule() {
+    API_SERVER.set(true);
+    accepts(task_queue(json!({})));
+    min_replicas_may_not_exceed_max_replicas();
+    tasks_wait_or_are_counted();
+    only_the_mode_auto_can_be_paused();
+    fallback_stays_within_the_bounds();
+    schedules_have_bounds_that_fit();
+    name_leaves_room_for_the_names_of_pods();
+    results_are_redis_or_rpc();
+    priorities_are_for_classic_queues();
+    delivery_limit_is_for_quorum_queues();
+    reject_publish_dlx_is_for_classic_queues();
+    overflow_needs_a_length();
+    names_of_the_broker_are_refused();
+    a_queue_may_not_be_anothers_dead_letter_queue();
+    type_and_priorities_of_a_queue_are_immutable();
 }
 
 #[test]
@@ -158,6 +231,7 @@ fn reject_publish_dlx_is_for_classic_queues() {
 
 #[test]
 fn overflow_needs_a_length() {
+    accepts(queue(json!({"maxLength": 9, "overflow": "dropHead"})));
     refuses(queue(json!({"overflow": "dropHead"})), "set maxLength too");
 }
 
@@ -183,8 +257,16 @@ fn a_queue_may_not_be_anothers_dead_letter_queue() {
 fn type_and_priorities_of_a_queue_are_immutable() {
     #[track_caller]
     fn refuses_update(new: &TaskQueue, old: &TaskQueue, message: &str) {
-        let refused = new.validate_cel_update(old).expect_err("a rule refuses this").to_string();
-        assert!(refused.contains(message) && refused.contains("add a queue with a new name"), "{refused}");
+        let mut refusals = vec![new.validate_cel_update(old).expect_err("a rule refuses this").to_string()];
+        if API_SERVER.get() {
+            refusals.push(updated(new, old).expect_err("the API server refuses this").to_string());
+        }
+        for refused in refusals {
+            assert!(
+                refused.contains(message) && refused.contains("add a queue with a new name"),
+                "{refused}"
+            );
+        }
     }
     let classic = queue(json!({}));
     let quorum = queue(json!({"type": "quorum"}));
@@ -192,8 +274,12 @@ fn type_and_priorities_of_a_queue_are_immutable() {
     refuses_update(&quorum, &classic, "type can't change");
     refuses_update(&prioritized, &classic, "maxPriority can't change");
     refuses_update(&classic, &prioritized, "maxPriority can't change");
-    queue(json!({"maxLength": 9})).validate_cel_update(&classic).unwrap();
+    let limited = queue(json!({"maxLength": 9}));
+    limited.validate_cel_update(&classic).unwrap();
     classic.validate_cel_update(&classic).unwrap();
+    if API_SERVER.get() {
+        updated(&limited, &classic).unwrap();
+    }
 }
 
 #[test]
