@@ -2,7 +2,8 @@
 //!
 //! Each test starts the stock worker as a process of its own, on a queue of its own. They need `AMQP_URL`,
 //! `MANAGEMENT_URL` of the same RabbitMQ (without credentials: those of `AMQP_URL` are used), `REDIS_URL`, and `PYTHON`, a
-//! Python interpreter that can import Celery 5.
+//! Python interpreter that can import Celery 5. Flower's test wants Flower there, and `chromium`; celery-exporter's wants
+//! `PYTHON_5_6`, an interpreter that can import the packages of `e2e/python/celery-5.6.txt`. The examples must have been built.
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 mod calls;
