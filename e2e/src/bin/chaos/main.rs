@@ -142,10 +142,7 @@ async fn run(arguments: &Arguments, progress: &Progress) -> Result<Outcome> {
     };
     let program = match &arguments.worker {
         Some(program) => program.clone(),
-        None => {
-            images::ours(progress).await?;
-            images::program("soloist-worker")
-        }
+        None => images::programs(progress).await?.worker,
     };
     let folder = paths::target().join("chaos");
     if folder.exists() {
