@@ -161,7 +161,7 @@ fn every_test_that_the_compatibility_pages_name_exists() {
             && name.matches('_').count() >= 2
             && name.chars().all(|letter| letter.is_ascii_lowercase() || "_0123456789".contains(letter))
     };
-    for page in ["docs/compatibility.md", "docs/features.md"] {
+    for page in ["docs/acceptance.md", "docs/compatibility.md", "docs/features.md"] {
         let page = read(page);
         let missing: Vec<&str> =
             page.split('`').skip(1).step_by(2).filter(is_test).filter(|name| !exists(name)).collect();
