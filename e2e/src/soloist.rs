@@ -133,7 +133,12 @@ impl Test {
 
     /// A Celery client on the test's virtual host, with results in Redis. Queues are the operator's to make.
     pub async fn celery(&self) -> Result<Celery> {
-        let celery = Celery::builder(self.broker_url.parse()?).results(self.cluster.redis.url().parse()?);
+        self.celery_of(&self.broker_url).await
+    }
+
+    /// The same on another virtual host.
+    pub async fn celery_of(&self, broker_url: &str) -> Result<Celery> {
+        let celery = Celery::builder(broker_url.parse()?).results(self.cluster.redis.url().parse()?);
         Ok(celery.create_missing_queues(false).connect().await?)
     }
 }

@@ -33,6 +33,10 @@ struct Arguments {
     /// How many TaskQueues
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=20_000))]
     task_queues: u32,
+    /// Over how many virtual hosts to spread them: what RabbitMQ takes to write a policy grows with the policies and queues
+    /// that a virtual host has
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=200))]
+    vhosts: u32,
     /// For how many seconds to watch the operator with nothing to do
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(10..=3600))]
     seconds: u32,
@@ -53,6 +57,7 @@ const SCRAPE: Duration = Duration::from_secs(5);
 struct Outcome {
     bench: &'static str,
     task_queues: u32,
+    vhosts: u32,
     /// From the first one created to the last one Ready.
     ready_seconds: f64,
     /// Of the instance that leads.
@@ -62,8 +67,8 @@ struct Outcome {
     /// Without those that renew the lease.
     api_writes_per_minute: f64,
     api_requests_per_minute: BTreeMap<String, f64>,
-    /// Queues looked at a second.
-    broker_reads_per_second: f64,
+    /// A poll reads every queue of a virtual host.
+    broker_polls_per_second: f64,
     observation_age_p50_seconds: f64,
     observation_age_p99_seconds: f64,
     bursts: u32,
@@ -88,59 +93,115 @@ async fn main() -> Result<ExitCode> {
     benchmark::run(&progress, move || async move {
         let test = Test::new("bench-fleet").await?;
         let within = Duration::from_secs(1200 + u64::from(arguments.task_queues));
-        test.run(within, measure(&test, &inside, &arguments)).await
+        let fleet = Fleet::new(&test, &arguments).await?;
+        let outcome = test.run(within, fleet.measure(&inside, &arguments)).await;
+        fleet.clear().await?;
+        outcome
     })
     .await
 }
 
-async fn measure(test: &Test, progress: &Progress, arguments: &Arguments) -> Result<Outcome> {
-    let count = arguments.task_queues;
-    let started = Instant::now();
-    create(test, progress, count).await?;
-    until_ready(test, progress, count).await?;
-    let ready_seconds = rounded(started.elapsed().as_secs_f64());
-    until_quiet(progress).await?;
+/// The TaskQueues, and the virtual hosts that their queues are in.
+struct Fleet<'a> {
+    test: &'a Test,
+    count: u32,
+    /// Name and URL of each.
+    vhosts: Vec<(String, String)>,
+}
 
-    let steady = watch(progress, Duration::from_secs(arguments.seconds.into()), count).await?;
-    let bursts = bursts(test, progress, arguments).await?;
-    let age = |part| quantile(&steady.ages, part).context("the operator told no age of an observation");
-    let burst = |part| quantile(&bursts, part).context("no burst");
-    Ok(Outcome {
-        bench: "fleet",
-        task_queues: count,
-        ready_seconds,
-        rss_mib: steady.rss_mib,
-        cpu_cores: steady.cpu_cores,
-        api_writes_per_minute: steady.writes_per_minute,
-        api_requests_per_minute: steady.requests_per_minute,
-        broker_reads_per_second: steady.broker_reads_per_second,
-        observation_age_p50_seconds: age(0.5)?,
-        observation_age_p99_seconds: age(0.99)?,
-        bursts: arguments.bursts,
-        burst_to_patch_p50_seconds: burst(0.5)?,
-        burst_to_patch_p99_seconds: burst(0.99)?,
-    })
+impl<'a> Fleet<'a> {
+    /// Makes the virtual hosts, each with a Secret of its name.
+    async fn new(test: &'a Test, arguments: &Arguments) -> Result<Self> {
+        let mut vhosts = Vec::new();
+        for number in 1..=arguments.vhosts {
+            let name = format!("{}-{number}", test.namespace.name);
+            let url = test.cluster.rabbitmq.create_vhost(&name).await?;
+            test.secret(&name, &url).await?;
+            vhosts.push((name, url));
+        }
+        Ok(Self { test, count: arguments.task_queues, vhosts })
+    }
+
+    /// Deletes the virtual hosts.
+    async fn clear(&self) -> Result<()> {
+        for (name, _) in &self.vhosts {
+            self.test.cluster.rabbitmq.delete_vhost(name).await?;
+        }
+        Ok(())
+    }
+
+    /// Name and URL of the virtual host of a TaskQueue.
+    fn vhost_of(&self, number: u32) -> &(String, String) {
+        &self.vhosts[number as usize % self.vhosts.len()]
+    }
+
+    async fn measure(&self, progress: &Progress, arguments: &Arguments) -> Result<Outcome> {
+        let started = Instant::now();
+        self.create(progress).await?;
+        until_ready(self.test, progress, self.count).await?;
+        let ready_seconds = rounded(started.elapsed().as_secs_f64());
+        until_quiet(progress).await?;
+
+        let steady = watch(progress, Duration::from_secs(arguments.seconds.into())).await?;
+        let bursts = self.bursts(progress, arguments.bursts).await?;
+        let age = |part| quantile(&steady.ages, part).context("the operator told no age of an observation");
+        let burst = |part| quantile(&bursts, part).context("no burst");
+        Ok(Outcome {
+            bench: "fleet",
+            task_queues: self.count,
+            vhosts: arguments.vhosts,
+            ready_seconds,
+            rss_mib: steady.rss_mib,
+            cpu_cores: steady.cpu_cores,
+            api_writes_per_minute: steady.writes_per_minute,
+            api_requests_per_minute: steady.requests_per_minute,
+            broker_polls_per_second: steady.broker_polls_per_second,
+            observation_age_p50_seconds: age(0.5)?,
+            observation_age_p99_seconds: age(0.99)?,
+            bursts: arguments.bursts,
+            burst_to_patch_p50_seconds: burst(0.5)?,
+            burst_to_patch_p99_seconds: burst(0.99)?,
+        })
+    }
+
+    async fn create(&self, progress: &Progress) -> Result<()> {
+        let step = progress.step(format!("{} TaskQueues", self.count));
+        stream::iter(1..=self.count)
+            .map(|number| async move { self.test.namespace.apply(&self.yaml(number)).await.map(drop) })
+            .buffer_unordered(16)
+            .try_collect::<()>()
+            .await?;
+        step.done("created");
+        Ok(())
+    }
+
+    fn yaml(&self, number: u32) -> String {
+        let nowhere = "    template: {spec: {nodeSelector: {soloist.dev/bench: nowhere}}}\n  scaling:";
+        soloist::task_queue(&name(number), "{minReplicas: 0, maxReplicas: 10, tasksPerWorker: 10}")
+            .replacen("  scaling:", nowhere, 1)
+            .replacen("name: rabbitmq", &format!("name: {}", self.vhost_of(number).0), 1)
+    }
+
+    /// From the last message of a burst to the patch, for TaskQueues all over the fleet.
+    async fn bursts(&self, progress: &Progress, count: u32) -> Result<Vec<f64>> {
+        let step = progress.step(format!("{count} bursts"));
+        let replicas = Replicas::watch(self.test.client.clone(), &self.test.namespace.name);
+        let mut seconds = Vec::new();
+        for turn in 0..count {
+            let number = turn * (self.count / count).max(1) % self.count + 1;
+            let (vhost, url) = self.vhost_of(number);
+            let celery = self.test.celery_of(url).await?;
+            seconds.push(burst(&celery, &replicas, &name(number)).await?);
+            self.test.cluster.rabbitmq.purge(vhost, &name(number)).await?;
+            step.note(format!("{} of {count}", turn + 1));
+        }
+        step.done("");
+        Ok(seconds)
+    }
 }
 
 fn name(number: u32) -> String {
     format!("fleet-{number}")
-}
-
-async fn create(test: &Test, progress: &Progress, count: u32) -> Result<()> {
-    let step = progress.step(format!("{count} TaskQueues"));
-    let scaling = "{minReplicas: 0, maxReplicas: 10, tasksPerWorker: 10}";
-    let nowhere = "    template: {spec: {nodeSelector: {soloist.dev/bench: nowhere}}}\n  scaling:";
-    let yaml = |number| soloist::task_queue(&name(number), scaling).replacen("  scaling:", nowhere, 1);
-    stream::iter(1..=count)
-        .map(|number| {
-            let yaml = yaml(number);
-            async move { test.namespace.apply(&yaml).await.map(drop) }
-        })
-        .buffer_unordered(16)
-        .try_collect::<()>()
-        .await?;
-    step.done("created");
-    Ok(())
 }
 
 async fn until_ready(test: &Test, progress: &Progress, count: u32) -> Result<()> {
@@ -196,12 +257,12 @@ struct Steady {
     cpu_cores: f64,
     writes_per_minute: f64,
     requests_per_minute: BTreeMap<String, f64>,
-    broker_reads_per_second: f64,
+    broker_polls_per_second: f64,
     ages: Vec<f64>,
 }
 
 /// Looks at the operator while nothing happens.
-async fn watch(progress: &Progress, how_long: Duration, count: u32) -> Result<Steady> {
+async fn watch(progress: &Progress, how_long: Duration) -> Result<Steady> {
     let step = progress.step(format!("{} s with nothing to do", how_long.as_secs()));
     let client = e2e::cluster::client(None).await?;
     let pods: Api<Pod> = Api::namespaced(client, chart::NAMESPACE);
@@ -238,32 +299,13 @@ async fn watch(progress: &Progress, how_long: Duration, count: u32) -> Result<St
         cpu_cores: rounded(grown("process_cpu_seconds_total")),
         writes_per_minute: rounded(writes / minutes),
         requests_per_minute: requests,
-        broker_reads_per_second: rounded(
-            grown("soloist_broker_poll_duration_seconds_count") * f64::from(count),
-        ),
+        broker_polls_per_second: rounded(grown("soloist_broker_poll_duration_seconds_count")),
         ages,
     })
 }
 
 async fn scrape(pods: &[Pod]) -> Result<Vec<Scrape>> {
     try_join_all(pods.iter().map(Scrape::of)).await
-}
-
-/// From the last message of a burst to the patch, for TaskQueues all over the fleet.
-async fn bursts(test: &Test, progress: &Progress, arguments: &Arguments) -> Result<Vec<f64>> {
-    let step = progress.step(format!("{} bursts", arguments.bursts));
-    let replicas = Replicas::watch(test.client.clone(), &test.namespace.name);
-    let celery = test.celery().await?;
-    let mut seconds = Vec::new();
-    for number in 0..arguments.bursts {
-        let stride = (arguments.task_queues / arguments.bursts).max(1);
-        let name = name(number * stride % arguments.task_queues + 1);
-        seconds.push(burst(&celery, &replicas, &name).await?);
-        test.cluster.rabbitmq.purge(&test.namespace.name, &name).await?;
-        step.note(format!("{} of {}", number + 1, arguments.bursts));
-    }
-    step.done("");
-    Ok(seconds)
 }
 
 async fn burst(celery: &Celery, replicas: &Replicas, name: &str) -> Result<f64> {
