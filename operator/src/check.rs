@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What the operator does in the namespaces it serves: API group, resource, verbs. The chart's rules are these; a test keeps the two equal.
 const PERMISSIONS: &[(&str, &str, &[&str])] = &[
-    ("soloist.dev", "taskqueues", &["get", "list", "watch"]),
+    ("soloist.dev", "taskqueues", &["get", "list", "patch", "watch"]),
     ("soloist.dev", "taskqueues/status", &["patch"]),
     ("soloist.dev", "taskqueues/finalizers", &["update"]),
     ("apps", "deployments", &["get", "list", "watch", "create", "patch"]),
