@@ -12,6 +12,7 @@ use kube::runtime::watcher::Event;
 use tokio::sync::watch;
 
 use crate::api::v1alpha1::TaskQueue;
+use crate::plan::drain::State;
 use crate::plan::metadata::TASK_QUEUE_LABEL;
 use crate::plan::workers::WorkerPod;
 
@@ -44,6 +45,8 @@ struct Known {
     pod: WorkerPod,
     version: String,
     born: Instant,
+    /// Whether it has been seen since it was made, and has never been told to leave.
+    watched: bool,
 }
 
 impl Pods {
@@ -135,8 +138,11 @@ impl Index {
         };
         let now = Instant::now();
         let born = before.as_ref().map_or_else(|| now.checked_sub(age).unwrap_or(now), |before| before.born);
+        // Of a pod that a list shows it isn't known what it did before: it may be an old one that is cut off, or drained.
+        let watched = before.as_ref().map_or(self.listed.is_none(), |before| before.watched);
+        let watched = watched && pod.state == State::Serving;
         let was_starting = before.as_ref().is_some_and(|before| !before.pod.came_up);
-        if was_starting && pod.came_up && !pod.terminating {
+        if watched && was_starting && pod.came_up && !pod.terminating {
             let started = self.started.entry(key.clone()).or_default();
             started.push(now.duration_since(born));
             started.truncate(MOST_STARTED);
@@ -145,7 +151,7 @@ impl Index {
         // A version that changes nothing here is no news.
         let version = std::mem::take(&mut pod.resource_version);
         let changed = before.is_none_or(|before| before.pod != pod);
-        pods.insert(name, Known { pod, version, born });
+        pods.insert(name, Known { pod, version, born, watched });
         if changed { vec![key] } else { Vec::new() }
     }
 
@@ -231,6 +237,16 @@ mod tests {
         assert_eq!(pods.take_started(&red()).len(), 0);
         pods.take_in(&Event::Apply(with_readiness("a", "False")));
         assert!(pods.of(&red())[0].came_up, "it is cut off, not starting");
+    }
+
+    #[test]
+    fn a_worker_that_was_cut_off_before_we_came_tells_no_time_to_start() {
+        let pods = Pods::default();
+        pods.take_in(&Event::Init);
+        pods.take_in(&Event::InitApply(with_readiness("a", "False")));
+        pods.take_in(&Event::InitDone);
+        pods.take_in(&Event::Apply(with_readiness("a", "True")));
+        assert_eq!(pods.take_started(&red()).len(), 0);
     }
 
     #[test]
