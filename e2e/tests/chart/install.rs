@@ -195,6 +195,8 @@ async fn restrict(client: &kube::Client, namespace: &str) -> Result<()> {
 #[tokio::test]
 #[ignore = "needs the cluster"]
 async fn the_api_server_takes_every_combination_of_values() -> Result<()> {
+    // What is there already is patched, so that nobody may take it away meanwhile.
+    let _release = RELEASE.lock().await;
     let cluster = Cluster::attach()?;
     let client = cluster.client().await?;
     let test = testing::namespace_for_test(&client, "chart-values").await?;
