@@ -234,6 +234,11 @@ impl Errand {
 
     /// Brings the next question forward if there may be an answer by now. Returns whether it did.
     fn nudge(&mut self, active: u32, now: Instant) -> bool {
+        if self.due.is_none() && self.order.kind == OrderKind::Drain && active > 0 {
+            // It works after it has said that it doesn't: what it said is void, and it has to be told again.
+            *self = Self::new(self.task_queue.clone(), self.order.clone(), now);
+            return true;
+        }
         let (Some(due), Some(sent)) = (self.due, self.sent) else { return false };
         let is_answered = self.survey.answers.len() == self.questions().len();
         let is_worth_it = if is_answered { active == 0 } else { now.duration_since(sent) >= LOST_AFTER };
@@ -333,6 +338,35 @@ mod tests {
         errands.nudge(NODE, 0, now + SOON);
         let commands = sent(&errands, now + SOON);
         assert!(answer(&errands, &commands, json!([]), json!([]), now + SOON));
+    }
+
+    #[test]
+    fn a_worker_that_works_again_is_told_again_and_is_not_drained_until_it_has_said_so_again() {
+        let now = Instant::now();
+        let errands = told(OrderKind::Drain, now);
+        let commands = sent(&errands, now);
+        assert!(answer(&errands, &commands, json!([]), json!([]), now));
+        errands.nudge(NODE, 0, now);
+        assert_eq!(errands.next_due(), None, "it is idle, as it said");
+        errands.nudge(NODE, 1, now);
+        assert_eq!(errands.order(&red(), orders(OrderKind::Drain), now), HashSet::new());
+        let commands = sent(&errands, now);
+        assert_eq!(methods(&commands)[0], "cancel_consumer");
+        assert!(!answer(&errands, &commands, json!([]), json!([{"id": "1"}]), now));
+        errands.nudge(NODE, 1, now);
+        assert_eq!(errands.next_due(), Some(now + BUSY), "one order is enough");
+        errands.nudge(NODE, 0, now);
+        assert!(answer(&errands, &sent(&errands, now), json!([]), json!([]), now));
+    }
+
+    #[test]
+    fn a_worker_that_has_resumed_may_work() {
+        let now = Instant::now();
+        let errands = told(OrderKind::Resume, now);
+        let commands = sent(&errands, now);
+        assert!(answer(&errands, &commands, json!([{"name": "red"}]), json!([]), now));
+        errands.nudge(NODE, 1, now);
+        assert_eq!(errands.next_due(), None);
     }
 
     #[test]
