@@ -95,6 +95,7 @@ async fn reconcile(guarded: &Guarded, context: &Context) -> Result<Action, Error
             return Err(error);
         }
         let applied = if drained.is_outdated { Applied::Outdated } else { applied };
+        let put_off = put_off.into_iter().chain(drained.put_off).min();
         Ok(next_look(&observed, &workers, &plan.decision, &applied, put_off))
     }
     .await;

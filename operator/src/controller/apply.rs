@@ -21,7 +21,7 @@ use crate::plan::reason::Reason;
 use crate::plan::status::Problem;
 
 /// What the API server refused is tried again after this long: a policy or a quota may have changed.
-const RETRY_REFUSED: Duration = Duration::from_secs(30);
+pub(super) const RETRY_REFUSED: Duration = Duration::from_secs(30);
 
 /// What writing came to.
 #[derive(Clone, Debug, PartialEq)]
@@ -201,7 +201,7 @@ async fn tell(
 }
 
 /// Tells what the API server refuses for good, which is for the user to see, from what may go well the next time.
-fn refusal(error: kube::Error) -> Result<Problem, kube::Error> {
+pub(super) fn refusal(error: kube::Error) -> Result<Problem, kube::Error> {
     match error {
         kube::Error::Api(status) if matches!(status.code, 400 | 403 | 422) => {
             Ok(Problem { reason: Reason::DeploymentRefused, message: status.message })

@@ -14,6 +14,7 @@ use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Client, Resource as _, ResourceExt as _};
 use tokio::sync::watch;
 
+use super::drain::RefusedLabels;
 use super::pods::Pods;
 use super::replica_sets::ReplicaSets;
 use super::secrets::{SecretName, Secrets};
@@ -90,6 +91,8 @@ pub(super) struct Memory {
     pub(super) staying: HashSet<String>,
     /// Workers that users were told of because they take too long to drain.
     pub(super) overdue: HashSet<String>,
+    /// Workers whose labels the API server refuses.
+    pub(super) refused_labels: RefusedLabels,
     /// Failed attempts in a row.
     attempts: u32,
     /// When the next attempt is due, and for which generation the last one failed.
@@ -111,6 +114,7 @@ impl Memory {
             waiting_for_removal: None,
             staying: HashSet::new(),
             overdue: HashSet::new(),
+            refused_labels: RefusedLabels::default(),
             attempts: 0,
             retry: None,
         }

@@ -11,6 +11,7 @@ use kube::{Resource as _, ResourceExt as _};
 use serde_json::{Value, json};
 
 use super::Error;
+use super::apply::{RETRY_REFUSED, refusal};
 use super::context::{Context, Memory, reference};
 use super::events::{News, publish};
 use super::observe::Observed;
@@ -35,8 +36,37 @@ pub(super) struct Drained {
     pub(super) replicas: u16,
     /// A label could not be written because there is something newer.
     pub(super) is_outdated: bool,
-    /// A label could not be written.
+    /// Why a label could not be written that may be written the next time.
     pub(super) error: Option<Error>,
+    /// When a label that was refused is tried again.
+    pub(super) put_off: Option<Duration>,
+}
+
+/// Pods whose labels the API server refuses, by name, and when it did last. They stay as they are: whether the others leave, and how many
+/// there are to be, doesn't depend on them.
+#[derive(Default)]
+pub(super) struct RefusedLabels(HashMap<String, Instant>);
+
+impl RefusedLabels {
+    /// Notes that it was refused. Returns whether that is news.
+    fn note(&mut self, pod: &str, now: Instant) -> bool {
+        self.0.insert(pod.to_owned(), now).is_none()
+    }
+
+    /// Whether it was refused a moment ago, so that it isn't worth trying again.
+    fn is_recent(&self, pod: &str, now: Instant) -> bool {
+        self.0.get(pod).is_some_and(|at| now.duration_since(*at) < RETRY_REFUSED)
+    }
+
+    /// Forgets the pods that have nothing to be refused any more.
+    fn retain(&mut self, is_wanted: impl Fn(&str) -> bool) {
+        self.0.retain(|pod, _| is_wanted(pod));
+    }
+
+    /// The wait until one of them is to be tried again.
+    fn put_off(&self, now: Instant) -> Option<Duration> {
+        self.0.values().map(|at| RETRY_REFUSED.saturating_sub(now.duration_since(*at))).min()
+    }
 }
 
 /// The pods of a TaskQueue as the plan sees them.
@@ -91,33 +121,47 @@ impl Workers {
         count_interrupted(self, observed, memory, context);
         let Plan { steps, overdue } = plan(&self.situation(task_queue, wanted));
         tell_overdue(task_queue, overdue, memory, context).await;
-        let mut drained = Drained { replicas: 0, is_outdated: false, error: None };
+        let mut drained = Drained { replicas: 0, is_outdated: false, error: None, put_off: None };
+        memory.refused_labels.retain(|pod| steps.contains_key(pod));
         let pods = Api::namespaced(context.client.clone(), &task_queue.namespace().unwrap_or_default());
         let mut taking = Vec::new();
+        let mut failed = HashSet::new();
         for pod in &observed.pods {
-            if let Some(step) = steps.get(&pod.name).copied() {
+            if memory.refused_labels.is_recent(&pod.name, Instant::now()) {
+                failed.insert(pod.name.as_str());
+            } else if let Some(step) = steps.get(&pod.name).copied() {
                 let labelling = label(&pods, pod, step, context);
                 taking.push(async move { (pod, step, labelling.await) }.boxed());
             }
         }
         let mut taken = stream::iter(taking).buffer_unordered(CONCURRENCY);
-        let mut failed = HashSet::new();
         while let Some((pod, step, result)) = taken.next().await {
             match result {
                 Ok(Labelled::Done) => {
                     tracing::info!(pod = pod.name, state = ?step.state(), forced = step == Step::Force, "worker");
                     self.taken(&pod.name, step, context);
+                    memory.refused_labels.retain(|refused| refused != pod.name);
                 }
                 Ok(Labelled::Outdated) => {
                     drained.is_outdated = true;
                     failed.insert(pod.name.as_str());
                 }
-                Err(source) => {
+                Err(error) => {
                     failed.insert(pod.name.as_str());
-                    drained.error = Some(Error::LabelPod { name: pod.name.clone(), source });
+                    match refusal(error) {
+                        Ok(problem) => {
+                            if memory.refused_labels.note(&pod.name, Instant::now()) {
+                                tracing::warn!(pod = pod.name, error = problem.message, "label refused");
+                            }
+                        }
+                        Err(source) => {
+                            drained.error = Some(Error::LabelPod { name: pod.name.clone(), source });
+                        }
+                    }
                 }
             }
         }
+        drained.put_off = memory.refused_labels.put_off(Instant::now());
         let state = |pod: &WorkerPod| match steps.get(&pod.name) {
             Some(step) if !failed.contains(pod.name.as_str()) => step.state(),
             _ => pod.state,
@@ -297,6 +341,23 @@ mod tests {
             patch(&pod(State::Resuming), Step::Serve, now)["metadata"]["labels"][STATE_LABEL],
             Value::Null
         );
+    }
+
+    #[test]
+    fn a_label_that_is_refused_is_told_once_and_tried_again_after_a_while() {
+        let now = Instant::now();
+        let mut refused = RefusedLabels::default();
+        assert_eq!(refused.put_off(now), None);
+        assert!(!refused.is_recent("a", now));
+        assert!(refused.note("a", now));
+        assert!(refused.is_recent("a", now) && !refused.is_recent("b", now));
+        let later = now + RETRY_REFUSED;
+        assert_eq!(refused.put_off(now), Some(RETRY_REFUSED));
+        assert!(!refused.is_recent("a", later));
+        assert!(!refused.note("a", later), "it was told before");
+        assert!(refused.is_recent("a", later));
+        refused.retain(|pod| pod != "a");
+        assert!(!refused.is_recent("a", later));
     }
 
     #[test]
