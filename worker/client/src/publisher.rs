@@ -9,15 +9,22 @@ use crate::results::Replies;
 use crate::retry_policy::RetryPolicy;
 use futures_util::StreamExt;
 use futures_util::future::{BoxFuture, FutureExt};
-use futures_util::stream::FuturesOrdered;
+use futures_util::stream::FuturesUnordered;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
-use lapin::{BasicProperties, Channel, Confirmation, Connection};
-use std::collections::HashSet;
+use lapin::types::ShortString;
+use lapin::{BasicProperties, Channel, Confirmation, Connection, ErrorKind};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::time::Instant;
 
 /// Messages published and not yet confirmed. More gain nothing: RabbitMQ confirms in batches far smaller.
 const UNCONFIRMED: usize = 1000;
+
+/// How long the binding that delayed messages come through is taken to be there. It goes with its queue, unseen:
+/// messages that are due then wait in the last delay queue until the queue is bound again.
+const BOUND: Duration = Duration::from_secs(5);
 
 /// Why a message is not in its queue, or isn't known to be.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +55,8 @@ pub enum PublishError {
         /// Why.
         source: lapin::Error,
     },
-    /// The connection was closed while the message waited to be published.
+    /// The connection or its channel was closed, not because of this message, before it was confirmed. It may have
+    /// arrived.
     #[error("publish to `{routing_key}`: the connection was closed")]
     Closed {
         /// The queue's name, or the routing key.
@@ -109,8 +117,8 @@ pub(crate) struct Link {
     pub(crate) connection: Arc<Connection>,
     publishing: mpsc::Sender<Publish>,
     declared: Arc<Mutex<HashSet<String>>>,
-    /// Queues that the delay queues lead to.
-    delayed: Arc<Mutex<HashSet<String>>>,
+    /// Queues that the delay queues lead to, and when that was last made sure of.
+    delayed: Arc<Mutex<HashMap<String, Instant>>>,
     /// The queue that answers over RPC come to, if that is how results come.
     pub(crate) reply_to: Option<String>,
 }
@@ -162,7 +170,7 @@ impl Publisher {
                     link.declare(queue).await?;
                 }
                 if let Some(queue) = queue.filter(|_| delayed) {
-                    link.declare_delays(queue).await?;
+                    self.declare_delays(&link, queue).await?;
                 }
                 link.publish(message(&link)).await
             };
@@ -174,6 +182,19 @@ impl Publisher {
             tracing::warn!(error = &error as &dyn std::error::Error, ?delay, "publish again");
             tokio::time::sleep(delay).await;
         }
+    }
+
+    /// Makes sure that delayed messages come to a queue, which is made if it was deleted since and that is wanted.
+    async fn declare_delays(&self, link: &Link, queue: &str) -> Result<(), QueueError> {
+        match link.declare_delays(queue).await {
+            Err(QueueError::Missing { .. }) => {}
+            settled => return settled,
+        }
+        link.forget(queue).await;
+        if self.creates_queues {
+            link.declare(queue).await?;
+        }
+        link.declare_delays(queue).await
     }
 
     /// Closes the connection, if there is one.
@@ -228,17 +249,23 @@ impl Link {
         Ok(())
     }
 
-    /// Makes sure of the delay queues, and that they lead to a queue, once for each connection.
+    /// Makes sure of the delay queues once for each connection, and now and then that they lead to a queue.
     async fn declare_delays(&self, queue: &str) -> Result<(), QueueError> {
         let mut delayed = self.delayed.lock().await;
         if delayed.is_empty() {
             delays::declare(&self.connection).await?;
         }
-        if !delayed.contains(queue) {
+        if delayed.get(queue).is_none_or(|bound| bound.elapsed() >= BOUND) {
             delays::bind(&self.connection, queue).await?;
-            delayed.insert(queue.to_owned());
+            delayed.insert(queue.to_owned(), Instant::now());
         }
         Ok(())
+    }
+
+    /// After a queue, or what delays its messages, turned out to be missing: makes sure of all that again.
+    async fn forget(&self, queue: &str) {
+        self.declared.lock().await.remove(queue);
+        self.delayed.lock().await.clear();
     }
 
     async fn publish(&self, outgoing: Outgoing) -> Result<(), PublishError> {
@@ -255,10 +282,17 @@ impl Link {
     }
 }
 
-/// A message on its way: its label, its destination, and whom to tell.
+/// What tells a message from others when it comes back: its label and its destination.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Identity {
+    label: Option<ShortString>,
+    exchange: ShortString,
+    routing_key: ShortString,
+}
+
+/// A message that is no longer on its way, and whom to tell.
 struct Settled {
-    label: Option<String>,
-    routing_key: String,
+    message: Identity,
     confirmation: lapin::Result<Confirmation>,
     done: oneshot::Sender<Result<(), PublishError>>,
 }
@@ -268,23 +302,27 @@ struct Settled {
 /// All in one task: lapin numbers a message before it queues its frames, so that two publishing tasks could be told each
 /// other's outcome.
 async fn publish_all(channel: Channel, mut requests: mpsc::Receiver<Publish>) {
-    let mut unconfirmed: FuturesOrdered<BoxFuture<'static, Settled>> = FuturesOrdered::new();
+    // Polls what is new in the order in which it was added.
+    let mut unconfirmed: FuturesUnordered<BoxFuture<'static, Settled>> = FuturesUnordered::new();
     let mut returned = Returned::default();
+    let mut closing = false;
     loop {
         tokio::select! {
             // Confirms first: they also drive the messages that were just taken in.
             biased;
-            Some(settled) = unconfirmed.next() => returned.settle(settled),
-            request = requests.recv(), if unconfirmed.len() < UNCONFIRMED => match request {
-                Some(request) => unconfirmed.push_back(publish_one(channel.clone(), request).boxed()),
-                None if unconfirmed.is_empty() => return,
-                None => {
-                    while let Some(settled) = unconfirmed.next().await {
-                        returned.settle(settled);
-                    }
-                    return;
+            Some(settled) = unconfirmed.next() => {
+                let mut batch = vec![settled];
+                while let Some(Some(settled)) = unconfirmed.next().now_or_never() {
+                    batch.push(settled);
                 }
+                returned.settle(batch, unconfirmed.is_empty());
+            }
+            request = requests.recv(), if !closing && unconfirmed.len() < UNCONFIRMED => match request {
+                Some(request) => unconfirmed.push(publish_one(channel.clone(), request).boxed()),
+                None => closing = true,
             },
+            // Nothing is on its way, and nothing more comes.
+            else => return,
         }
         if !channel.status().connected() && unconfirmed.is_empty() {
             // Senders that wait are told by their dropped requests.
@@ -294,46 +332,126 @@ async fn publish_all(channel: Channel, mut requests: mpsc::Receiver<Publish>) {
 }
 
 async fn publish_one(channel: Channel, Publish { outgoing, done }: Publish) -> Settled {
-    let label = outgoing.properties.correlation_id().as_ref().map(|label| label.as_str().to_owned());
-    let (exchange, key) = (short(&outgoing.exchange), short(&outgoing.routing_key));
+    let message = Identity {
+        label: outgoing.properties.correlation_id().clone(),
+        exchange: short(&outgoing.exchange),
+        routing_key: short(&outgoing.routing_key),
+    };
+    let (exchange, key) = (message.exchange.clone(), message.routing_key.clone());
     let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
     let published = channel.basic_publish(exchange, key, options, &outgoing.body, outgoing.properties).await;
     let confirmation = match published {
         Ok(confirm) => confirm.await,
         Err(error) => Err(error),
     };
-    Settled { label, routing_key: outgoing.routing_key, confirmation, done }
+    Settled { message, confirmation, done }
 }
 
-/// Labels of messages that came back.
+/// Messages that came back.
 ///
-/// When RabbitMQ confirms several messages at once, lapin hands a returned one to any of them, so that the label on it
-/// says whose it is.
+/// RabbitMQ returns a message before it confirms it, and lapin hands the oldest return that it has to whichever message it
+/// takes for confirmed next. When RabbitMQ confirms several at once that is any of them, so that a return says itself
+/// whose it is. By the time of a message's confirm its own return was handed out, with that confirm or an earlier one,
+/// unless another's return came with it: then its own may be still to come.
 #[derive(Default)]
-struct Returned(HashSet<String>);
+struct Returned {
+    /// Came back, and their own confirms are still to come.
+    unclaimed: HashMap<Identity, usize>,
+    /// Confirmed, together with a return of another message.
+    held: Vec<(Identity, oneshot::Sender<Result<(), PublishError>>)>,
+}
 
 impl Returned {
-    fn settle(&mut self, settled: Settled) {
-        let Settled { label, routing_key, confirmation, done } = settled;
-        let result = match confirmation {
-            Err(source) => Err(PublishError::Lost { routing_key, source }),
-            Ok(Confirmation::Nack(_)) => Err(PublishError::Refused { routing_key }),
-            Ok(Confirmation::NotRequested) => Ok(()),
-            Ok(Confirmation::Ack(None)) if self.0.is_empty() => Ok(()),
-            Ok(Confirmation::Ack(message)) => {
-                let of_message =
-                    message.as_ref().and_then(|message| message.properties.correlation_id().as_ref());
-                if let Some(of_message) = of_message {
-                    self.0.insert(of_message.as_str().to_owned());
-                }
-                let came_back = match &label {
-                    Some(label) => self.0.remove(label),
-                    None => message.is_some(),
+    /// Tells senders how it went. `batch` is all that is settled so far; `is_last` when nothing else is on its way.
+    fn settle(&mut self, batch: Vec<Settled>, is_last: bool) {
+        for settled in &batch {
+            if let Ok(Confirmation::Ack(Some(back)) | Confirmation::Nack(Some(back))) = &settled.confirmation
+            {
+                let message = Identity {
+                    label: back.properties.correlation_id().clone(),
+                    exchange: back.exchange.clone(),
+                    routing_key: back.routing_key.clone(),
                 };
-                if came_back { Err(PublishError::Unroutable { routing_key }) } else { Ok(()) }
+                *self.unclaimed.entry(message).or_default() += 1;
             }
-        };
-        // Nobody waits any more: the sender was cancelled.
-        let _ = done.send(result);
+        }
+        for (message, done) in std::mem::take(&mut self.held) {
+            self.acknowledged(message, done, true);
+        }
+        for Settled { message, confirmation, done } in batch {
+            let routing_key = message.routing_key.to_string();
+            let result = match confirmation {
+                Ok(Confirmation::Ack(back)) => {
+                    self.acknowledged(message, done, back.is_some());
+                    continue;
+                }
+                Ok(Confirmation::NotRequested) => Ok(()),
+                Ok(Confirmation::Nack(_)) => {
+                    self.claim(&message);
+                    Err(PublishError::Refused { routing_key })
+                }
+                Err(source) => {
+                    self.claim(&message);
+                    if is_of_another(&source, message.exchange.as_str()) {
+                        Err(PublishError::Closed { routing_key })
+                    } else {
+                        Err(PublishError::Lost { routing_key, source })
+                    }
+                }
+            };
+            tell(done, result);
+        }
+        if is_last {
+            self.unclaimed.clear();
+        }
+        // As many confirms as returns: none of the returns is still to come.
+        if self.unclaimed.is_empty() {
+            for (_, done) in self.held.drain(..) {
+                tell(done, Ok(()));
+            }
+        }
+    }
+
+    fn acknowledged(
+        &mut self,
+        message: Identity,
+        done: oneshot::Sender<Result<(), PublishError>>,
+        may_come_back: bool,
+    ) {
+        if self.claim(&message) {
+            tell(done, Err(PublishError::Unroutable { routing_key: message.routing_key.to_string() }));
+        } else if may_come_back {
+            self.held.push((message, done));
+        } else {
+            tell(done, Ok(()));
+        }
+    }
+
+    /// Whether a message came back, which is told once for each time.
+    fn claim(&mut self, message: &Identity) -> bool {
+        let Some(count) = self.unclaimed.get_mut(message) else { return false };
+        *count -= 1;
+        if *count == 0 {
+            self.unclaimed.remove(message);
+        }
+        true
     }
 }
+
+fn tell(done: oneshot::Sender<Result<(), PublishError>>, result: Result<(), PublishError>) {
+    // An error means that nobody waits any more: the sender was cancelled.
+    let _ = done.send(result);
+}
+
+/// Whether the channel was closed because of an exchange that is missing or forbidden, and not the one given.
+///
+/// All messages that wait for a confirm are told of the same error.
+fn is_of_another(error: &lapin::Error, exchange: &str) -> bool {
+    let ErrorKind::ProtocolError(error) = error.kind() else { return false };
+    let named = if exchange.is_empty() { "amq.default" } else { exchange };
+    matches!(error.get_id(), 403 | 404)
+        && !error.get_message().as_str().contains(&format!("exchange '{named}'"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -90,6 +90,45 @@ async fn among_many_messages_only_the_unroutable_ones_fail() {
 
 #[tokio::test]
 #[ignore = "needs RabbitMQ: AMQP_URL"]
+async fn a_missing_exchange_fails_only_what_is_sent_to_it() {
+    let (name, missing) = (unique("client-test"), unique("missing"));
+    let celery = &client(&name, None).await;
+    let missing = missing.as_str();
+    let outcomes = join_all((0..200).map(|n| async move {
+        let add = celery_client::Signature::new("tk.add");
+        celery
+            .send(&if n == 100 { add.set("exchange", missing).set("routing_key", "any") } else { add })
+            .await
+    }));
+    for (n, outcome) in outcomes.await.into_iter().enumerate() {
+        assert_eq!(outcome.is_err(), n == 100, "{n}: {outcome:?}");
+    }
+    delete(&name).await;
+}
+
+#[tokio::test]
+#[ignore = "needs RabbitMQ: AMQP_URL"]
+async fn delayed_messages_come_to_a_queue_that_was_made_again() {
+    let name = unique("client-test");
+    let settings = Celery::builder(address()).default_queue(&*name).delay_in_broker(true);
+    let celery = settings.connect().await.unwrap();
+    let later = celery_client::Signature::new("tk.add").countdown(Duration::from_millis(1500));
+    celery.send(&later).await.unwrap();
+    delete(&name).await;
+    tokio::time::sleep(Duration::from_millis(5500)).await;
+    celery.send(&later).await.unwrap();
+    let connection = connect(&address(), "test").await.unwrap();
+    let arrived = async {
+        while queue::inspect(&connection, &name).await.unwrap().ready == 0 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), arrived).await.expect("the delayed message did not come");
+    delete(&name).await;
+}
+
+#[tokio::test]
+#[ignore = "needs RabbitMQ: AMQP_URL"]
 async fn a_full_queue_refuses() {
     let name = unique("client-test");
     let connection = connect(&address(), "test").await.unwrap();
