@@ -3,8 +3,8 @@
 //! Where results are in Redis, workers tell each other there: a call that still runs elsewhere is left alone, one that is done
 //! is acknowledged, and one that was begun too often is given up. Without Redis, nothing is known of other workers. A quorum
 //! queue then counts by itself and has a limit of its own. For a classic queue, which only tells that it has delivered a message
-//! before, the count is kept in a header: the message is replaced by a copy, some random time later so that its neighbours are
-//! run without it.
+//! before, the count is kept in a header: the message is replaced by a copy. The first goes to the end of the queue at once, as
+//! most that come back were only given back; later ones some random time later, so that their neighbours are run without them.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -24,7 +24,7 @@ pub(crate) const DEFAULT_LIMIT: u32 = 10;
 /// Header of a copy: how often the message had come back.
 const HEADER: &str = "soloist-attempts";
 
-/// Longest delay of a copy without Redis.
+/// Longest delay of a copy without Redis, from the second on.
 const APART: Duration = Duration::from_secs(20);
 
 /// When others are told that a call is being run. Shorter runs than that are not worth it.
@@ -95,6 +95,8 @@ fn by_header(
     match (is_redelivered, is_counted_by_queue) {
         (_, true) => Verdict::Run,
         _ if attempts > limit => Verdict::GiveUp(attempts),
+        // Most were only given back, unstarted: the copy goes to the end of the queue, and is run when it comes.
+        (true, false) if attempts == 1 => Verdict::Later(Duration::ZERO),
         (true, false) => Verdict::Later(Duration::from_secs(1) + APART.mul_f64(chance.clamp(0.0, 1.0))),
         (false, false) => Verdict::Run,
     }
@@ -116,6 +118,24 @@ pub(crate) async fn hold(
             debug!(id = request.id, %error, "others can't be told that the task runs here");
         }
         sleep(HELD / 3).await;
+    }
+}
+
+/// The task itself wants its message to be delivered again: it has come to an end, and was no worker's death.
+pub(crate) async fn forget(
+    delivery: &Delivery,
+    request: &Request,
+    results: &Results,
+    health: &Health,
+    metrics: &Metrics,
+) {
+    // Nothing is counted with the first delivery.
+    if !is_redelivered(delivery) {
+        return;
+    }
+    let Some(redis) = results.redis(health, metrics).await else { return };
+    if let Err(error) = redis.forget_begun(&RunKey::new(&request.id, request.retries)).await {
+        debug!(id = request.id, %error, "that the task was begun stays counted");
     }
 }
 
@@ -150,7 +170,12 @@ mod tests {
     fn without_redis_a_classic_queues_messages_are_counted_in_a_header() {
         let verdict = |is_redelivered, attempts| by_header(is_redelivered, false, attempts, 2, 0.5);
         let later = Verdict::Later(Duration::from_secs(11));
-        assert_eq!([verdict(true, 0), verdict(false, 1), verdict(true, 1)], [later, Verdict::Run, later]);
+        let behind_others = Verdict::Later(Duration::ZERO);
+        assert_eq!(
+            [verdict(true, 0), verdict(false, 1), verdict(true, 1)],
+            [behind_others, Verdict::Run, later]
+        );
+        assert_eq!(crate::delay::whole_seconds(Duration::ZERO), 0, "needs no delay queues");
         assert_eq!([verdict(false, 2), verdict(true, 2)], [Verdict::Run, Verdict::GiveUp(3)]);
     }
 

@@ -65,8 +65,28 @@ impl Results {
     /// Whether it is stored of a call that it was revoked: before this worker started, perhaps.
     pub(crate) async fn is_revoked(&self, id: &str, health: &Health, metrics: &Metrics) -> bool {
         let Some(redis) = self.redis(health, metrics).await else { return false };
-        let meta = self.insist("read a result", || redis.get(id), health, metrics).await;
-        meta.is_some_and(|meta| meta.status == State::Revoked)
+        let meta = self.read(|| redis.get(id), health, metrics).await;
+        meta.ok().flatten().is_some_and(|meta| meta.status == State::Revoked)
+    }
+
+    /// Reads a result, trying until there is an answer; an error if that is none that can be read.
+    pub(crate) async fn read<T, F: Future<Output = Result<T, StoreError>>>(
+        &self,
+        attempt: impl Fn() -> F,
+        health: &Health,
+        metrics: &Metrics,
+    ) -> Result<T, StoreError> {
+        let attempt = || async {
+            match attempt().await {
+                Err(error) if error.is_damaged() => Ok(Err(error)),
+                answer => answer.map(Ok),
+            }
+        };
+        let read = self.insist("read a result", attempt, health, metrics).await;
+        if let Err(error) = &read {
+            warn!(problem = describe(error), "what is stored is no result");
+        }
+        read
     }
 
     /// Does something with the store, trying until it is done.
@@ -166,5 +186,36 @@ fn describe(error: &dyn std::error::Error) -> String {
     match error.source() {
         Some(source) => format!("{error}: {source}"),
         None => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_cannot_be_read_as_a_result_is_not_read_again() {
+        let (health, metrics) = (Health::new(&[]), Metrics::new(Vec::new(), "0").unwrap());
+        let attempts = std::cell::Cell::new(0);
+        let damaged = || async {
+            attempts.set(attempts.get() + 1);
+            let source = serde_json::from_slice::<serde_json::Value>(b"\x80\x04N.").unwrap_err();
+            Err::<(), _>(StoreError::Damaged { task_id: "id1".into(), source })
+        };
+        let read = Results::Nowhere.read(damaged, &health, &metrics).await;
+        assert!(matches!(read, Err(StoreError::Damaged { .. })));
+        assert_eq!((attempts.get(), metrics.store_retries.get()), (1, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_does_not_answer_is_asked_again() {
+        let (health, metrics) = (Health::new(&[]), Metrics::new(Vec::new(), "0").unwrap());
+        let attempts = std::cell::Cell::new(0);
+        let answer = || async {
+            attempts.set(attempts.get() + 1);
+            if attempts.get() < 3 { std::future::pending().await } else { Ok(attempts.get()) }
+        };
+        assert_eq!(Results::Nowhere.read(answer, &health, &metrics).await.unwrap(), 3);
+        assert_eq!(metrics.store_retries.get(), 2);
     }
 }

@@ -150,7 +150,8 @@ pub(crate) async fn store_at_once(
         ids.retain(|id| !running.contains(id));
         let Some(redis) = results.redis(&health, &metrics).await else { continue };
         for id in &ids {
-            let meta = results.insist("read a result", || redis.get(id), &health, &metrics).await;
+            // Something else that is stored under the id stays as it is.
+            let Ok(meta) = results.read(|| redis.get(id), &health, &metrics).await else { continue };
             if meta.is_none_or(|meta| is_waiting(&meta.status)) {
                 let revoked = TaskMeta::revoked(id, "revoked", Timestamp::now());
                 results.insist("store a result", || redis.store(&revoked), &health, &metrics).await;

@@ -104,10 +104,14 @@ async fn requested(terminate: &mut watch::Receiver<Option<i32>>) -> i32 {
 
 async fn passed(begun: Instant, limit: Option<Duration>) -> Duration {
     match limit {
-        Some(limit) => {
-            sleep_until(begun + limit).await;
-            limit
-        }
+        // A limit beyond what the clock can show is never reached.
+        Some(limit) => match begun.checked_add(limit) {
+            Some(moment) => {
+                sleep_until(moment).await;
+                limit
+            }
+            None => std::future::pending().await,
+        },
         None => std::future::pending().await,
     }
 }
@@ -151,6 +155,22 @@ mod tests {
             matches!(ended, Ended::TimedOut { limit, is_stuck: true } if limit == Duration::from_secs(5))
         );
         assert_eq!(begun.elapsed(), Duration::from_secs(5) + NOTICE + DROP);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_limit_that_the_clock_cannot_show_is_none() {
+        let running = async {
+            tokio::time::sleep(Duration::from_secs(86_400)).await;
+            finished()
+        };
+        let (_terminate, receiver) = watch::channel(None);
+        for limit in [Duration::try_from_secs_f64(1e19).unwrap(), Duration::MAX] {
+            assert_eq!(Instant::now().checked_add(limit), None);
+        }
+        let limits =
+            TimeLimits { soft: Some(Duration::try_from_secs_f64(1e19).unwrap()), hard: Some(Duration::MAX) };
+        let ended = supervise(running, limits, receiver, &CancelHandle::new()).await;
+        assert!(matches!(ended, Ended::Finished(_)));
     }
 
     #[tokio::test(start_paused = true)]

@@ -337,6 +337,9 @@ impl Work {
                 settlement = settlement.failed_after_all(&exception);
             }
         }
+        if let (Disposition::Requeue, Some(request)) = (settlement.disposition, request) {
+            Box::pin(attempts::forget(delivery, request, &self.results, &self.health, &self.metrics)).await;
+        }
         delivery.settle(settlement.disposition, request);
         if let Some(event) = settlement.event {
             self.events.task(event);

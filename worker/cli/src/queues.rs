@@ -6,6 +6,7 @@ use crate::output;
 use crate::wait::bar;
 use celery_client::amqp::short;
 use celery_client::{connect, queue};
+use celery_protocol::request::is_delivery_history;
 use clap::Args;
 use futures_util::StreamExt;
 use futures_util::future::try_join_all;
@@ -120,7 +121,9 @@ impl Move {
         }
         let channel = connection.create_channel().await?;
         channel.confirm_select(ConfirmSelectOptions::default()).await?;
-        channel.basic_qos(BATCH, BasicQosOptions::default()).await?;
+        // No more than will be moved: what is taken in advance and goes back counts as delivered.
+        let in_advance = u16::try_from(wanted).unwrap_or(BATCH).min(BATCH);
+        channel.basic_qos(in_advance, BasicQosOptions::default()).await?;
         let options = BasicConsumeOptions::default();
         let mut messages =
             channel.basic_consume(short(&self.from), short(""), options, FieldTable::default()).await?;
@@ -180,16 +183,33 @@ impl Move {
     }
 }
 
-/// Without what RabbitMQ wrote down when the message became a dead letter: it begins a new life.
+/// Without what RabbitMQ and workers wrote down on the message's way: it begins a new life.
 fn without_history(properties: BasicProperties) -> BasicProperties {
     let Some(headers) = properties.headers() else { return properties };
-    let is_history = |name: &str| {
-        name == "x-death" || name.starts_with("x-first-death-") || name.starts_with("x-last-death-")
-    };
-    let kept = headers.inner().iter().filter(|(name, _)| !is_history(name.as_str()));
+    let kept = headers.inner().iter().filter(|(name, _)| !is_delivery_history(name.as_str()));
     let kept: FieldTable = kept
         .map(|(name, value)| (name.clone(), value.clone()))
         .collect::<std::collections::BTreeMap<_, _>>()
         .into();
     properties.with_headers(kept)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lapin::types::AMQPValue;
+
+    #[test]
+    fn a_moved_message_has_no_history() {
+        let names =
+            ["x-death", "x-first-death-queue", "x-last-death-reason", "x-delivery-count", "soloist-attempts"];
+        let mut headers = FieldTable::default();
+        for name in names.into_iter().chain(["task", "x-ours"]) {
+            headers.insert(short(name), AMQPValue::LongInt(1));
+        }
+        let moved = without_history(BasicProperties::default().with_headers(headers));
+        let kept: Vec<_> =
+            moved.headers().as_ref().unwrap().inner().keys().map(ToString::to_string).collect();
+        assert_eq!(kept, ["task", "x-ours"]);
+    }
 }

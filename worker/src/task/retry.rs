@@ -167,7 +167,9 @@ impl RetryPolicy {
     /// Celery's exponential backoff: whole seconds, with jitter any number of them from none to the full delay.
     fn backoff(&self, factor: u32, retries: u32, chance: f64) -> Duration {
         let doubled = 2_u64.checked_pow(retries).map(|power| power.saturating_mul(factor.max(1).into()));
-        let seconds = doubled.unwrap_or(u64::MAX).min(self.backoff_max.as_secs());
+        // Longer than anybody waits, and so that nothing overflows where the longest delay is `Duration::MAX`.
+        let longest = self.backoff_max.as_secs().min(u32::MAX.into());
+        let seconds = doubled.unwrap_or(u64::MAX).min(longest);
         let full = Duration::from_secs(seconds);
         if !self.jitter {
             return full;
@@ -267,5 +269,7 @@ mod tests {
         let jittered = RetryPolicy::default();
         let delays = [0.0, 0.2, 0.5, 0.99, 1.0].map(|chance| jittered.backoff(1, 2, chance).as_secs());
         assert_eq!(delays, [0, 1, 2, 4, 4]);
+        let unlimited = RetryPolicy { backoff_max: Duration::MAX, ..RetryPolicy::default() };
+        assert_eq!(unlimited.backoff(u32::MAX, u32::MAX, 1.0).as_secs(), u64::from(u32::MAX));
     }
 }

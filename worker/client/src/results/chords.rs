@@ -247,7 +247,10 @@ impl RedisResults {
     ) -> Result<Result<Vec<Value>, ChordError>, StoreError> {
         let mut ids = Vec::new();
         members.iter().for_each(|member| leaves(member, &mut ids));
-        let metas = self.get_many(&ids).await?;
+        let metas = match readable(self.get_many(&ids).await)? {
+            Ok(metas) => metas,
+            Err(unreadable) => return Ok(Err(unreadable)),
+        };
         let metas: HashMap<&str, Option<TaskMeta>> = ids.iter().map(String::as_str).zip(metas).collect();
         Ok(members.iter().map(|member| structured(member, &metas)).collect())
     }
@@ -301,6 +304,16 @@ impl RedisResults {
     }
 }
 
+/// What was read, or which part's result can't be: reading that again doesn't help.
+fn readable<T>(read: Result<T, StoreError>) -> Result<Result<T, ChordError>, StoreError> {
+    match read {
+        Err(StoreError::Damaged { task_id, source }) => {
+            Ok(Err(ChordError::Unreadable { task_id, source: source.into() }))
+        }
+        read => read.map(Ok),
+    }
+}
+
 fn leaves(handle: &ResultTuple, ids: &mut Vec<String>) {
     match &handle.members {
         Some(members) => members.iter().for_each(|member| leaves(member, ids)),
@@ -329,5 +342,19 @@ fn settled(meta: &TaskMeta) -> Result<Value, ChordError> {
         }
         _ => json::parse(meta.result.get().as_bytes())
             .map_err(|source| ChordError::Unreadable { task_id, source }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::redis::decode;
+    use super::*;
+
+    #[test]
+    fn a_part_that_cannot_be_read_fails_the_chord_and_not_the_store() {
+        let pickled = decode("id1", b"\x80\x04N.").map(|_| ());
+        let error = readable(pickled).unwrap().unwrap_err();
+        assert!(error.to_string().starts_with("Dependency id1 has a result that can't be read: "), "{error}");
+        assert!(matches!(readable(Ok(1)), Ok(Ok(1))));
     }
 }

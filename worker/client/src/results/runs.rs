@@ -72,6 +72,14 @@ impl RedisResults {
         self.ask("finish a run", &command).await
     }
 
+    /// Forgets how often a call was begun again: it has come to an end, but its message will be delivered once more.
+    ///
+    /// # Errors
+    /// When Redis can't be reached.
+    pub async fn forget_begun(&self, run: &RunKey) -> Result<(), StoreError> {
+        self.ask("forget a run", redis::cmd("DEL").arg(run.get("begun"))).await
+    }
+
     /// Asks what became of a call whose message was delivered again, before it is begun again.
     ///
     /// # Errors

@@ -42,6 +42,16 @@ impl StoreError {
             Self::Damaged { .. } => false,
         }
     }
+
+    /// Whether something is stored that can't be read as a result, so that asking again doesn't help.
+    #[must_use]
+    pub fn is_damaged(&self) -> bool {
+        match self {
+            Self::Damaged { .. } => true,
+            Self::Redis { source, .. } => source.code() == Some("WRONGTYPE"),
+            Self::Rpc { .. } => false,
+        }
+    }
 }
 
 /// Where the caller of a task waits for its answer over RPC.
@@ -81,5 +91,22 @@ impl ResultStore {
             Self::Redis(redis) => redis.store(meta).await,
             Self::Rpc(rpc) => rpc.store(meta, reply).await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::redis::decode;
+    use super::*;
+
+    #[test]
+    fn what_is_damaged_stays_so_and_other_errors_pass() {
+        let damaged = decode("id1", b"\x80\x04N.").unwrap_err();
+        assert!(damaged.is_damaged() && !damaged.is_unreachable());
+        let of_redis = |code: &str| StoreError::Redis {
+            action: "read a result",
+            source: redis::make_extension_error(code.to_owned(), None),
+        };
+        assert!(of_redis("WRONGTYPE").is_damaged() && !of_redis("LOADING").is_damaged());
     }
 }

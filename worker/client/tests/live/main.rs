@@ -7,4 +7,5 @@ mod canvas;
 mod control;
 mod outage;
 mod python_worker;
+mod runs;
 mod support;

@@ -29,16 +29,19 @@ impl Request {
 /// `x-death` says that it goes in circles.
 #[must_use]
 pub fn without_delivery_history(headers: &Map) -> Map {
-    let is_history = |name: &str| {
-        matches!(name, "x-death" | "x-delivery-count" | "x-acquired-count" | "soloist-attempts")
-            || name.starts_with("x-first-death-")
-            || name.starts_with("x-last-death-")
-    };
     headers
         .iter()
-        .filter(|(name, _)| !is_history(name))
+        .filter(|(name, _)| !is_delivery_history(name))
         .map(|(name, value)| (name.clone(), value.clone()))
         .collect()
+}
+
+/// Whether the broker (or a Soloist worker) added the header of this name on the way.
+#[must_use]
+pub fn is_delivery_history(name: &str) -> bool {
+    matches!(name, "x-death" | "x-delivery-count" | "x-acquired-count" | "soloist-attempts")
+        || name.starts_with("x-first-death-")
+        || name.starts_with("x-last-death-")
 }
 
 #[cfg(test)]

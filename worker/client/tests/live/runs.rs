@@ -1,0 +1,26 @@
+//! What workers tell each other of messages that came back.
+
+use crate::support::{setting, unique};
+use celery_client::results::{OtherRuns, RedisResults, ResultStoreAddress, RunKey};
+
+#[tokio::test]
+#[ignore = "needs Redis: REDIS_URL"]
+async fn a_run_that_came_to_an_end_is_no_longer_counted() {
+    let ResultStoreAddress::Redis(address) = setting("REDIS_URL").parse().unwrap() else {
+        panic!("not Redis")
+    };
+    let redis = RedisResults::connect(&address).await.unwrap();
+    let run = RunKey::new(&unique("client-test"), 0);
+    for begun in 1..=2 {
+        assert_eq!(redis.begin_again(&run).await.unwrap(), OtherRuns::Begun(begun));
+    }
+    redis.forget_begun(&run).await.unwrap();
+    assert_eq!(redis.begin_again(&run).await.unwrap(), OtherRuns::Begun(1));
+    redis.finish_run(&run).await.unwrap();
+    redis.forget_begun(&run).await.unwrap();
+    assert_eq!(
+        redis.begin_again(&run).await.unwrap(),
+        OtherRuns::Done,
+        "nor is it forgotten that it is done"
+    );
+}
