@@ -212,7 +212,8 @@ pub fn plan(situation: &Situation<'_>) -> Plan {
 }
 
 /// How many replicas to ask for when so many are wanted, given the pods as they are labelled now: more at once, fewer only by pods that may
-/// go. A rollout goes first: while two ReplicaSets have pods to keep, which of them would lose some isn't ours to say.
+/// go. A rollout goes first: while two ReplicaSets have pods to keep, which of them would lose some isn't ours to say. Where none is wanted
+/// there is no such question, and a rollout that gets nowhere holds nothing up: it ends at once when no pod stays.
 pub fn replicas(situation: &Situation<'_>) -> u16 {
     let asked_for = situation.replicas;
     let Some(wanted) = situation.wanted else { return asked_for };
@@ -222,11 +223,10 @@ pub fn replicas(situation: &Situation<'_>) -> u16 {
     let Some(current) = current(situation.replica_sets) else {
         // No ReplicaSet keeps any pod.
         let keeps_any = situation.replica_sets.iter().any(|replica_set| replica_set.replicas > 0);
-        return if keeps_any { asked_for } else { wanted };
+        let ends = wanted == 0 && !situation.pods.iter().any(stays);
+        return if keeps_any && !ends { asked_for } else { wanted };
     };
-    let staying = of(current, situation.pods)
-        .filter(|pod| pod.state != State::Drained && pod.stage != Stage::Unscheduled)
-        .count();
+    let staying = of(current, situation.pods).filter(|pod| stays(pod)).count();
     wanted.max(u16::try_from(staying).unwrap_or(u16::MAX)).min(asked_for)
 }
 
@@ -239,6 +239,11 @@ pub fn counting(situation: &Situation<'_>) -> u16 {
     let owed = pods.len().saturating_sub(current.replicas.min(situation.replicas).into());
     let by_decision = u16::try_from(leaving.saturating_sub(owed)).unwrap_or(u16::MAX);
     situation.replicas.saturating_sub(by_decision)
+}
+
+/// Whether a pod may not go yet.
+fn stays(pod: &Pod) -> bool {
+    pod.state != State::Drained && pod.stage != Stage::Unscheduled
 }
 
 fn of<'a>(replica_set: &'a ReplicaSet, pods: &'a [Pod]) -> impl Iterator<Item = &'a Pod> {
@@ -256,7 +261,9 @@ fn current(replica_sets: &[ReplicaSet]) -> Option<&ReplicaSet> {
 /// pods that no node has first.
 fn surplus(situation: &Situation<'_>, replica_set: &ReplicaSet, pods: &[&Pod]) -> usize {
     let mut keep = replica_set.replicas;
-    if current(situation.replica_sets) == Some(replica_set) {
+    if situation.wanted == Some(0) {
+        keep = 0;
+    } else if current(situation.replica_sets) == Some(replica_set) {
         // The ReplicaSet follows its Deployment a moment later.
         keep = keep.min(situation.replicas).min(situation.wanted.unwrap_or(keep));
     }

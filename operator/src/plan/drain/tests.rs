@@ -162,7 +162,7 @@ fn a_rollout_drains_the_old_pods_and_holds_the_number_meanwhile() {
     let old = |name: &str| Pod { replica_set: "old".to_owned(), ..pod(name, State::Serving, busy(9)) };
     let pods = [old("a"), old("b"), pod("c", State::Serving, idle(9)), pod("d", State::Serving, idle(1))];
     let sets_midway = sets(&[("old", 1), ("new", 2)]);
-    let midway = Situation { replicas: 3, ..situation(&pods, &sets_midway, 0) };
+    let midway = Situation { replicas: 3, ..situation(&pods, &sets_midway, 1) };
     assert_eq!(steps(&midway), [step("a", Step::Drain)], "the surplus of the old ReplicaSet, no more");
     assert_eq!(replicas(&midway), 3);
     // The tail: the old ReplicaSet keeps nothing, its busy pods hold nobody up.
@@ -170,6 +170,24 @@ fn a_rollout_drains_the_old_pods_and_holds_the_number_meanwhile() {
     let tail = situation(&pods, &sets_at_last, 1);
     let expected = [step("a", Step::Drain), step("b", Step::Drain), step("c", Step::Drain)];
     assert_eq!(steps(&tail), expected);
+}
+
+#[test]
+fn a_rollout_that_gets_nowhere_does_not_keep_the_last_workers() {
+    let old = |state| Pod { replica_set: "old".to_owned(), ..pod("a", state, busy(9)) };
+    let stuck = |state| Pod { stage: Stage::Stuck, ..pod("b", state, Activity::Silent) };
+    let sets = sets(&[("old", 1), ("new", 1)]);
+    let midway = |old, stuck| {
+        let pods = [old, stuck];
+        let situation = Situation { replicas: 1, ..situation(&pods, &sets, 0) };
+        (steps(&situation), replicas(&situation))
+    };
+    let begins = midway(old(State::Serving), stuck(State::Serving));
+    assert_eq!(begins, (vec![step("a", Step::Drain), step("b", Step::Mark)], 1));
+    assert_eq!(midway(old(State::Draining), stuck(State::Drained)), (vec![], 1), "it still has a task");
+    let drained = Pod { activity: idle(1), ..old(State::Drained) };
+    assert_eq!(midway(drained.clone(), stuck(State::Serving)), (vec![step("b", Step::Mark)], 1));
+    assert_eq!(midway(drained, stuck(State::Drained)), (vec![], 0));
 }
 
 #[test]
@@ -384,6 +402,31 @@ proptest! {
             prop_assert!(usize::from(replicas) >= staying.count());
             prop_assert!(Some(replicas) >= world.wanted);
         }
+    }
+
+    /// Whether a rollout is over or gets nowhere: all leave in the end, and none before it may.
+    #[test]
+    fn where_none_is_wanted_all_leave_whatever_the_rollout_does(mut world in any_world(), old in 0..4_u16) {
+        (world.wanted, world.can_tell) = (Some(0), true);
+        (world.sets[0].replicas, world.sets[1].replicas) = (old, world.sets[1].replicas.max(1));
+        // What no node has was never told anything.
+        world.pods.iter_mut().filter(|pod| pod.stage == Stage::Unscheduled).for_each(|pod| pod.state = State::Serving);
+        for _ in 0..6 {
+            let plan = plan(&world.situation());
+            world.apply(&plan);
+            let stays = |pod: &Pod| pod.state != State::Drained && pod.stage != Stage::Unscheduled;
+            let asked_for = replicas(&world.situation());
+            let of_current = world.pods.iter().filter(|pod| old > 0 || pod.replica_set == "new");
+            if of_current.filter(|pod| stays(pod)).count() > 0 && world.replicas > 0 {
+                prop_assert!(asked_for > 0);
+            }
+            for pod in &mut world.pods {
+                pod.activity = idle(1);
+                pod.confirmed = pod.state == State::Draining;
+            }
+        }
+        prop_assert_eq!(replicas(&world.situation()), 0);
+        prop_assert_eq!(&plan(&world.situation()), &Plan::default());
     }
 
     #[test]
