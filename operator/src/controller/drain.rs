@@ -208,7 +208,8 @@ fn candidate(
         draining_for: draining_for.and_then(|time| Duration::try_from(time).ok()).unwrap_or_default(),
         stage: pod.stage,
         activity: activity.get(&pod.node).copied().unwrap_or(Activity::Silent),
-        confirmed: obeyed.contains(&pod.node),
+        // One that serves is to be ready, which its probe says a moment later.
+        confirmed: obeyed.contains(&pod.node) && (pod.state != State::Resuming || pod.ready),
     })
 }
 
@@ -358,6 +359,18 @@ mod tests {
         assert!(refused.is_recent("a", later));
         refused.retain(|pod| pod != "a");
         assert!(!refused.is_recent("a", later));
+    }
+
+    #[test]
+    fn a_worker_has_resumed_when_it_is_ready_too() {
+        let obeyed = HashSet::from([pod(State::Resuming).node]);
+        let confirmed = |state, ready| {
+            let pod = WorkerPod { ready, replica_set: Some("new".to_owned()), ..pod(state) };
+            candidate(&pod, &HashMap::new(), &obeyed, Timestamp::UNIX_EPOCH).unwrap().confirmed
+        };
+        assert!(!confirmed(State::Resuming, false));
+        assert!(confirmed(State::Resuming, true));
+        assert!(confirmed(State::Draining, false));
     }
 
     #[test]

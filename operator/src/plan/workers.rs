@@ -229,7 +229,7 @@ pub fn workers(pods: &[WorkerPod], deployment: Option<&Deployment>, now: Timesta
 
 /// When the first worker that runs without being ready will no longer count as starting, from now; nothing if there is none.
 pub fn starting_ends_in(pods: &[WorkerPod], now: Timestamp) -> Option<Duration> {
-    let staying = pods.iter().filter(|pod| !pod.terminating && !pod.state.is_leaving());
+    let staying = pods.iter().filter(|pod| !pod.terminating && pod.state == State::Serving);
     let starting = staying.filter_map(|pod| pod.not_ready_since);
     starting
         .filter_map(|since| STARTING_AT_MOST.checked_sub(elapsed(since, now)))
@@ -243,8 +243,8 @@ fn elapsed(since: Timestamp, now: Timestamp) -> Duration {
 }
 
 fn readiness_problem(pod: &WorkerPod, now: Timestamp) -> Option<Problem> {
-    // A worker that takes no more tasks isn't ready, as it should be.
-    if pod.state.is_leaving() || elapsed(pod.not_ready_since?, now) < STARTING_AT_MOST {
+    // A worker that takes no more tasks isn't ready, as it should be; one that resumes isn't ready yet.
+    if pod.state != State::Serving || elapsed(pod.not_ready_since?, now) < STARTING_AT_MOST {
         return None;
     }
     let name = pod.node.split_once('@').map_or(pod.node.as_str(), |(_, name)| name);
@@ -386,6 +386,15 @@ mod tests {
         assert_eq!(problem_at(&pod, 159), None);
         assert_eq!(problem_at(&pod, 160), Some(Reason::WorkersNotReady));
         assert_eq!(problem_at(&WorkerPod { terminating: true, ..pod }, 160), None);
+    }
+
+    #[test]
+    fn worker_that_drains_or_resumes_need_not_be_ready() {
+        for state in [State::Draining, State::Drained, State::Resuming] {
+            let pod = WorkerPod { state, ..unready_pod("b", 95) };
+            assert_eq!(problem_at(&pod, 160), None);
+            assert_eq!(starting_ends_in(&[pod], Timestamp::from_second(110).unwrap()), None);
+        }
     }
 
     #[test]
