@@ -77,3 +77,26 @@ async fn a_task_of_a_killed_worker_is_run_by_another() {
     broker.wait_for_counts(&queue, 0, 0).await;
     broker.remove(&queue);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
+async fn without_redis_a_message_that_comes_back_is_run_behind_the_others_at_once() {
+    let queue = unique("back");
+    let broker = Broker::connect().await;
+    let start = || worker(&queue).env("SOLOIST_RESULTS", "rpc://").ready();
+    let mut first = start();
+    let (again, other) = (unique("id"), unique("id"));
+    broker.publish(&queue, Message::call(&again, "tasks.sleep", &json!([0.5]))).await;
+    first.wait_until_running(&again);
+    broker.publish(&queue, Message::call(&other, "tasks.sleep", &json!([0.1]))).await;
+    first.signal("KILL");
+    first.wait();
+    let second = start();
+    let put_off =
+        second.wait_for("to be run later: it waits in the broker", |entry| entry["id"] == again.as_str());
+    assert_eq!(put_off["wait"], json!("0ns"));
+    second.wait_for("task succeeded", |entry| entry["id"] == other.as_str());
+    second.wait_for("task succeeded", |entry| entry["id"] == again.as_str());
+    broker.wait_for_counts(&queue, 0, 0).await;
+    broker.remove(&queue);
+}
