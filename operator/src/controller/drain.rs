@@ -18,7 +18,7 @@ use super::observe::Observed;
 use crate::api::v1alpha1::{OnDrainTimeout, TaskQueue};
 use crate::broker::{Order, OrderKind};
 use crate::plan::changes::replicas;
-use crate::plan::drain::{self, Activity, Plan, ReplicaSet, Situation, State, Step, plan};
+use crate::plan::drain::{self, Activity, Plan, ReplicaSet, Situation, Stage, State, Step, plan};
 use crate::plan::metadata::{DELETION_COST_ANNOTATION, DRAINING_SINCE_ANNOTATION, OPERATOR, STATE_LABEL};
 use crate::plan::reason::Reason;
 use crate::plan::status::BrokerState;
@@ -201,13 +201,16 @@ fn candidate(
     now: Timestamp,
 ) -> Option<drain::Pod> {
     let draining_for = pod.draining_since.map(|since| now.duration_since(since));
+    let activity = activity.get(&pod.node).copied().unwrap_or(Activity::Silent);
+    // A node that is cut off tells nothing of a container that it has made; the worker in it does.
+    let hangs = pod.hangs() && activity == Activity::Silent;
     Some(drain::Pod {
         name: pod.name.clone(),
         replica_set: pod.replica_set.clone()?,
         state: pod.state,
         draining_for: draining_for.and_then(|time| Duration::try_from(time).ok()).unwrap_or_default(),
-        stage: pod.stage,
-        activity: activity.get(&pod.node).copied().unwrap_or(Activity::Silent),
+        stage: if hangs { Stage::Stuck } else { pod.stage },
+        activity,
         // One that serves is to be ready, which its probe says a moment later.
         confirmed: obeyed.contains(&pod.node) && (pod.state != State::Resuming || pod.ready),
     })

@@ -35,6 +35,8 @@ pub struct WorkerPod {
     pub draining_since: Option<Timestamp>,
     /// How far it has come.
     pub stage: Stage,
+    /// Whether its worker waits for its first start.
+    pub never_ran: bool,
     /// Whether it is deleted by an eviction, a preemption or the like.
     pub disrupted: bool,
     /// The queues that its worker was started with.
@@ -102,6 +104,12 @@ impl WorkerPod {
             _ if started => Stage::Running,
             _ => Stage::Starting,
         };
+        let never_ran = worker.is_some_and(|worker| {
+            let state = |state: &Option<ContainerState>| state.clone().unwrap_or_default();
+            worker.restart_count == 0
+                && state(&worker.state).waiting.is_some()
+                && state(&worker.last_state) == ContainerState::default()
+        });
         let since = pod.annotations().get(DRAINING_SINCE_ANNOTATION);
         Some(Self {
             name: pod.name_any(),
@@ -115,6 +123,7 @@ impl WorkerPod {
             state: State::from_label(pod.labels().get(STATE_LABEL).map(String::as_str)),
             draining_since: since.and_then(|since| since.parse().ok()),
             stage,
+            never_ran,
             disrupted: condition("DisruptionTarget").is_some_and(|disrupted| disrupted.status == "True"),
             queues: queues(pod),
             node: node_name(&pod.name_any()),
@@ -132,6 +141,12 @@ impl WorkerPod {
 }
 
 impl WorkerPod {
+    /// Whether its container should have been made by now, as when a volume of it names a Secret that isn't there: nothing in its status
+    /// tells that from one that is about to be made.
+    pub fn hangs(&self) -> bool {
+        self.stage == Stage::Starting && self.never_ran && self.age >= STARTING_AT_MOST
+    }
+
     /// Whether it can't have taken a task yet: workers say that they are there before they do.
     fn is_starting(&self) -> bool {
         !self.came_up && self.age < STARTING_AT_MOST
@@ -313,6 +328,29 @@ mod tests {
         assert_eq!(waiting("CrashLoopBackOff"), Some(Reason::CrashLooping));
         assert_eq!(waiting("CreateContainerConfigError"), Some(Reason::ContainerNotCreated));
         assert_eq!(waiting("ContainerCreating"), None);
+    }
+
+    #[test]
+    fn a_container_that_is_not_made_in_time_hangs_and_one_that_ran_does_not() {
+        let hangs = |restarts: i32, state: Value, last: Value, age| {
+            let pod: Pod = serde_json::from_value(json!({
+                "metadata": {"name": "a"},
+                "spec": {"nodeName": "n", "containers": []},
+                "status": {"phase": "Pending", "containerStatuses": [{
+                    "name": "worker", "image": "i", "imageID": "", "ready": false, "restartCount": restarts,
+                    "state": state, "lastState": last,
+                }]},
+            }))
+            .unwrap();
+            WorkerPod { age, ..WorkerPod::new(&pod).unwrap() }.hangs()
+        };
+        let creating = || json!({"waiting": {"reason": "ContainerCreating"}});
+        assert!(hangs(0, creating(), json!({}), STARTING_AT_MOST));
+        assert!(hangs(0, json!({"waiting": {"reason": "PodInitializing"}}), json!({}), STARTING_AT_MOST));
+        assert!(!hangs(0, creating(), json!({}), STARTING_AT_MOST / 2));
+        assert!(!hangs(1, creating(), json!({}), STARTING_AT_MOST));
+        assert!(!hangs(0, creating(), json!({"terminated": {"exitCode": 1}}), STARTING_AT_MOST));
+        assert!(!hangs(0, json!({"running": {}}), json!({}), STARTING_AT_MOST));
     }
 
     #[test]
