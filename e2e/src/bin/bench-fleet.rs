@@ -142,7 +142,8 @@ impl<'a> Fleet<'a> {
         let ready_seconds = rounded(started.elapsed().as_secs_f64());
         until_quiet(progress).await?;
 
-        let steady = watch(progress, Duration::from_secs(arguments.seconds.into())).await?;
+        let seconds = Duration::from_secs(arguments.seconds.into());
+        let steady = watch(self.test.client.clone(), progress, seconds).await?;
         let bursts = self.bursts(progress, arguments.bursts).await?;
         let age = |part| quantile(&steady.ages, part).context("the operator told no age of an observation");
         let burst = |part| quantile(&bursts, part).context("no burst");
@@ -262,9 +263,8 @@ struct Steady {
 }
 
 /// Looks at the operator while nothing happens.
-async fn watch(progress: &Progress, how_long: Duration) -> Result<Steady> {
+async fn watch(client: kube::Client, progress: &Progress, how_long: Duration) -> Result<Steady> {
     let step = progress.step(format!("{} s with nothing to do", how_long.as_secs()));
-    let client = e2e::cluster::client(None).await?;
     let pods: Api<Pod> = Api::namespaced(client, chart::NAMESPACE);
     let pods = pods.list(&ListParams::default().labels("app.kubernetes.io/name=soloist")).await?.items;
     let (mark, started) = (audit::mark()?, Instant::now());
