@@ -1,4 +1,4 @@
-//! A RabbitMQ and a Redis of a benchmark's own, on this machine, that end with it.
+//! A RabbitMQ and a Redis of a run's own, on this machine, that end with it. They may be killed at any moment and started again.
 
 use std::fs::File;
 use std::net::TcpListener;
@@ -16,59 +16,106 @@ const SCRIPTS: &str = "/usr/lib/rabbitmq/bin";
 /// It boots in about 5 seconds on two idle cores.
 const BOOT: Duration = Duration::from_secs(120);
 
-/// Servers on the loopback interface. They are killed when this is dropped.
+/// What they are started with, beside what every run needs.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Arguments of `redis-server`: what it keeps.
+    pub redis: &'static [&'static str],
+    /// Arguments of the Erlang machine that RabbitMQ runs in.
+    pub erlang: &'static str,
+}
+
+/// A server that can be killed and started again.
+pub struct Server {
+    name: &'static str,
+    command: Command,
+    process: Option<Child>,
+}
+
+impl Server {
+    /// Prepares it, with its output in a file.
+    fn new(name: &'static str, mut command: Command, log: &Path) -> Result<Self> {
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(log)
+            .with_context(|| format!("open {}", log.display()))?;
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).kill_on_drop(true);
+        Ok(Self { name, command, process: None })
+    }
+
+    /// Kills it as a power cut would, and returns once it is gone.
+    ///
+    /// # Errors
+    /// If the system refuses it.
+    pub async fn kill(&mut self) -> Result<()> {
+        if let Some(mut process) = self.process.take() {
+            process.kill().await.with_context(|| format!("kill {}", self.name))?;
+        }
+        Ok(())
+    }
+
+    /// Starts it, without waiting until it answers.
+    ///
+    /// # Errors
+    /// If it is not installed.
+    pub fn start(&mut self) -> Result<()> {
+        self.process = Some(self.command.spawn().with_context(|| format!("start {}", self.name))?);
+        Ok(())
+    }
+}
+
+/// Both servers, and the daemon that Erlang programs find one another by, on the loopback interface. They are killed when this is
+/// dropped.
 pub struct Servers {
     /// RabbitMQ's default virtual host.
     pub amqp_url: String,
     /// Redis's database 0.
     pub redis_url: String,
-    _processes: Vec<Child>,
+    /// The broker.
+    pub rabbitmq: Server,
+    /// The result store.
+    pub redis: Server,
+    _epmd: Server,
 }
 
 impl Servers {
-    /// Those that `AMQP_URL` and `REDIS_URL` name; none if one of them is missing.
-    pub fn given() -> Option<Self> {
-        let url = |name| std::env::var(name).ok();
-        Some(Self { amqp_url: url("AMQP_URL")?, redis_url: url("REDIS_URL")?, _processes: Vec::new() })
-    }
-
-    /// Starts new ones, with nothing in them, and returns once they answer.
+    /// Starts new ones, with their data in `folder`, which must exist, and returns once they answer.
     ///
     /// # Errors
     /// If one is not installed or doesn't come up; its log in `folder` says why.
-    pub async fn start(folder: &Path) -> Result<Self> {
-        if folder.exists() {
-            std::fs::remove_dir_all(folder).with_context(|| format!("remove {}", folder.display()))?;
-        }
-        std::fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
+    pub async fn start(folder: &Path, settings: Settings) -> Result<Self> {
         let [amqp, distribution, names, redis] = free_ports()?;
+        let data = |name: &str| -> Result<PathBuf> {
+            let data = folder.join(name);
+            std::fs::create_dir_all(&data).with_context(|| format!("create {}", data.display()))?;
+            Ok(data)
+        };
         let mut epmd = Command::new("epmd");
         epmd.args(["-address", "127.0.0.1", "-port", &names.to_string()]);
+        let rabbitmq = rabbitmq(&data("rabbitmq")?, settings, amqp, distribution, names)?;
         let mut redis_server = Command::new("redis-server");
-        redis_server.args(["--bind", "127.0.0.1", "--port", &redis.to_string(), "--dir"]).arg(folder).args([
-            "--appendonly",
-            "no",
-            "--save",
-            "",
-        ]);
-        let mut processes = Vec::new();
-        for (name, command) in [
-            ("epmd", epmd),
-            ("redis", redis_server),
-            ("rabbitmq", rabbitmq(folder, amqp, distribution, names)?),
-        ] {
-            processes.push(spawn(command, &folder.join(name).with_extension("log"), name)?);
-        }
-        let servers = Self {
+        redis_server.args(["--bind", "127.0.0.1", "--port", &redis.to_string(), "--dir"]).arg(data("redis")?);
+        redis_server.args(settings.redis);
+        let mut servers = Self {
             amqp_url: format!("amqp://guest:guest@127.0.0.1:{amqp}"),
             redis_url: format!("redis://127.0.0.1:{redis}/0"),
-            _processes: processes,
+            rabbitmq: Server::new("RabbitMQ", rabbitmq, &folder.join("rabbitmq.log"))?,
+            redis: Server::new("Redis", redis_server, &folder.join("redis.log"))?,
+            _epmd: Server::new("epmd", epmd, &folder.join("epmd.log"))?,
         };
+        servers._epmd.start()?;
+        servers.redis.start()?;
+        servers.rabbitmq.start()?;
         servers.ready().await?;
         Ok(servers)
     }
 
-    async fn ready(&self) -> Result<()> {
+    /// Waits until both answer.
+    ///
+    /// # Errors
+    /// If one doesn't within two minutes.
+    pub async fn ready(&self) -> Result<()> {
         wait::until("RabbitMQ to answer", BOOT, || async {
             let properties = lapin::ConnectionProperties::default();
             let connection = lapin::Connection::connect(&self.amqp_url, properties).await?;
@@ -86,7 +133,7 @@ impl Servers {
     }
 }
 
-fn rabbitmq(folder: &Path, amqp: u16, distribution: u16, names: u16) -> Result<Command> {
+fn rabbitmq(folder: &Path, settings: Settings, amqp: u16, distribution: u16, names: u16) -> Result<Command> {
     let write = |name: &str, text: &str| -> Result<PathBuf> {
         let file = folder.join(name);
         std::fs::write(&file, text).with_context(|| format!("write {}", file.display()))?;
@@ -97,7 +144,7 @@ fn rabbitmq(folder: &Path, amqp: u16, distribution: u16, names: u16) -> Result<C
     let mut command = Command::new(PathBuf::from(SCRIPTS).join("rabbitmq-server"));
     command
         .env("HOME", folder)
-        .env("RABBITMQ_NODENAME", "benchmark@localhost")
+        .env("RABBITMQ_NODENAME", "soloist@localhost")
         .env("RABBITMQ_DIST_PORT", distribution.to_string())
         .env("ERL_EPMD_PORT", names.to_string())
         .env("RABBITMQ_CONF_ENV_FILE", "/dev/null")
@@ -106,15 +153,10 @@ fn rabbitmq(folder: &Path, amqp: u16, distribution: u16, names: u16) -> Result<C
         .env("RABBITMQ_MNESIA_BASE", folder.join("data"))
         .env("RABBITMQ_LOG_BASE", folder.join("log"))
         .env("RABBITMQ_PID_FILE", folder.join("pid"))
+        .env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", settings.erlang)
         // The script then becomes the server: what is killed is the server itself.
         .env("RUNNING_UNDER_SYSTEMD", "true");
     Ok(command)
-}
-
-fn spawn(mut command: Command, log: &Path, name: &str) -> Result<Child> {
-    let log = File::create(log).with_context(|| format!("create {}", log.display()))?;
-    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).kill_on_drop(true);
-    command.spawn().with_context(|| format!("start {name}"))
 }
 
 /// Ports that nothing listens at now.

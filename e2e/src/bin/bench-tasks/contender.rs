@@ -42,9 +42,9 @@ impl Worker {
 impl Contender {
     /// Starts it on these queues. It is killed when dropped. Both kinds of workers log warnings only.
     pub(crate) fn start(self, stand: &Stand, queues: &str, kind: &str, results: &str) -> Result<Child> {
-        let broker = &stand.servers.amqp_url;
+        let broker = &stand.amqp_url;
         let backend = match results {
-            "redis" => Some(stand.servers.redis_url.as_str()),
+            "redis" => Some(stand.redis_url.as_str()),
             "rpc" => Some("rpc://"),
             _ => None,
         };
@@ -91,7 +91,7 @@ pub(crate) fn celery(stand: &Stand, queues: &str, kind: &str, backend: Option<&s
     command
         .current_dir(folder)
         .env("PYTHONDONTWRITEBYTECODE", "1")
-        .env("BROKER", &stand.servers.amqp_url)
+        .env("BROKER", &stand.amqp_url)
         .env("QUEUES", queues);
     if let Some(backend) = backend {
         command.env("BACKEND", backend);

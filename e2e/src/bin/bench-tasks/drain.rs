@@ -79,7 +79,7 @@ async fn contest(
 }
 
 async fn run(stand: &Stand, contender: Contender, kind: &str, results: &str) -> Result<Rates> {
-    let queue = Queue::create(&stand.servers.amqp_url, kind).await?;
+    let queue = Queue::create(&stand.amqp_url, kind).await?;
     stand.fill(&queue.name, stand.tasks, None).await?;
     let mut process = contender.start(stand, &queue.name, kind, results)?;
     let pid = process.id().context("the worker has ended at once")?;

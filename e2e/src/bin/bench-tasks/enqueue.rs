@@ -30,7 +30,7 @@ impl Stand {
 
     fn load_enqueue(&self, queue: &str, tasks: u64) -> Command {
         let mut command = Command::new(&self.programs.load);
-        command.args(["enqueue", "--broker", &self.servers.amqp_url, "--queue", queue]);
+        command.args(["enqueue", "--broker", &self.amqp_url, "--queue", queue]);
         command.args(["--tasks", &tasks.to_string()]);
         command
     }
@@ -61,7 +61,7 @@ pub(crate) async fn all(stand: &Stand) -> Result<()> {
 }
 
 async fn run(stand: &Stand, worker: &str, threads: u64, confirms: bool) -> Result<f64> {
-    let queue = Queue::create(&stand.servers.amqp_url, "classic").await?;
+    let queue = Queue::create(&stand.amqp_url, "classic").await?;
     let mut command = if worker == "celery-solo" {
         let mut command = celery(stand, &queue.name, "classic", None);
         // A fifth of the tasks: it is slower by more than that.

@@ -28,17 +28,11 @@ pub(crate) async fn all(stand: &Stand) -> Result<()> {
         for _ in 0..stand.runs {
             let mut command = if worker == "soloist" {
                 let mut command = Command::new(&stand.programs.load);
-                command.args([
-                    "fetch",
-                    "--broker",
-                    &stand.servers.amqp_url,
-                    "--results",
-                    &stand.servers.redis_url,
-                ]);
+                command.args(["fetch", "--broker", &stand.amqp_url, "--results", &stand.redis_url]);
                 command.arg("--ids").arg(&file);
                 command
             } else {
-                let mut command = celery(stand, "celery", "classic", Some(&stand.servers.redis_url));
+                let mut command = celery(stand, "celery", "classic", Some(&stand.redis_url));
                 command.args(["celery_app.py", "fetch"]).arg(&file);
                 command
             };
@@ -53,7 +47,7 @@ pub(crate) async fn all(stand: &Stand) -> Result<()> {
 }
 
 async fn store(stand: &Stand, ids: &[String]) -> Result<()> {
-    let client = redis::Client::open(stand.servers.redis_url.as_str())?;
+    let client = redis::Client::open(stand.redis_url.as_str())?;
     let mut connection = client.get_multiplexed_async_connection().await?;
     for some in ids.chunks(1000) {
         let mut pipeline = redis::pipe();

@@ -18,10 +18,10 @@ mod usage;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
 use e2e::images::{self, Programs};
-use e2e::servers::Servers;
+use e2e::servers::{Servers, Settings};
 use e2e::{interrupt, paths, progress::Progress, python};
 
 /// Measures workers and clients: Soloist's, Celery's, and a bare loop around lapin that does nothing.
@@ -65,7 +65,10 @@ struct Stand {
     progress: Progress,
     programs: Programs,
     python: PathBuf,
-    servers: Servers,
+    amqp_url: String,
+    redis_url: String,
+    /// None if others' are used.
+    _servers: Option<Servers>,
     tasks: u64,
     runs: u32,
 }
@@ -93,17 +96,18 @@ async fn run(arguments: &Arguments) -> Result<()> {
         false => images::programs(&progress).await?,
     };
     let python = python::ensure(&progress, python::NEWEST).await?;
-    let servers = match Servers::given() {
-        Some(servers) => servers,
-        None => {
+    let given = |name| std::env::var(name).ok();
+    let (amqp_url, redis_url, servers) = match (given("AMQP_URL"), given("REDIS_URL")) {
+        (Some(amqp_url), Some(redis_url)) => (amqp_url, redis_url, None),
+        _ => {
             let step = progress.step("RabbitMQ and Redis");
-            let servers = Servers::start(&paths::cache().join("bench-tasks")).await?;
+            let servers = start_servers().await?;
             step.done("");
-            servers
+            (servers.amqp_url.clone(), servers.redis_url.clone(), Some(servers))
         }
     };
     let (tasks, runs) = if arguments.quick { (5_000, 1) } else { (arguments.tasks, arguments.runs) };
-    let stand = Stand { progress, programs, python, servers, tasks, runs };
+    let stand = Stand { progress, programs, python, amqp_url, redis_url, _servers: servers, tasks, runs };
     if arguments.quick {
         return drain::quick(&stand).await;
     }
@@ -127,4 +131,14 @@ async fn run(arguments: &Arguments) -> Result<()> {
         scenario::all(&stand, arguments.million).await?;
     }
     Ok(())
+}
+
+/// New ones, with nothing in them.
+async fn start_servers() -> Result<Servers> {
+    let folder = paths::cache().join("bench-tasks");
+    if folder.exists() {
+        std::fs::remove_dir_all(&folder).with_context(|| format!("remove {}", folder.display()))?;
+    }
+    std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+    Servers::start(&folder, Settings { redis: &["--appendonly", "no", "--save", ""], erlang: "" }).await
 }

@@ -50,12 +50,12 @@ pub(crate) async fn all(stand: &Stand, million: bool) -> Result<()> {
 async fn run(stand: &Stand, contender: Contender, tasks: u64) -> Result<f64> {
     let mut queues = Vec::new();
     for _ in 0..3 {
-        queues.push(Queue::create(&stand.servers.amqp_url, "classic").await?);
+        queues.push(Queue::create(&stand.amqp_url, "classic").await?);
     }
     let names = queues.iter().map(|queue| queue.name.as_str()).collect::<Vec<_>>().join(",");
     let mut process = contender.start(stand, &names, "classic", "redis")?;
     let mut produce = Command::new(&stand.programs.load);
-    produce.args(["produce", "--broker", &stand.servers.amqp_url, "--results", &stand.servers.redis_url]);
+    produce.args(["produce", "--broker", &stand.amqp_url, "--results", &stand.redis_url]);
     produce.args(["--queues", &names, "--tasks", &tasks.to_string(), "--producers", "10"]);
     let rate = number(&command::output(&mut produce, PATIENCE).await?)?;
     process.kill().await?;

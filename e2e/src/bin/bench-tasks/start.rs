@@ -31,9 +31,9 @@ pub(crate) async fn cold(stand: &Stand) -> Result<()> {
         let step = stand.progress.step(format!("cold_start {}", worker.name()));
         let mut figures = Vec::new();
         for _ in 0..stand.runs.max(3) {
-            let queue = Queue::create(&stand.servers.amqp_url, "classic").await?;
+            let queue = Queue::create(&stand.amqp_url, "classic").await?;
             let celery =
-                Celery::builder(stand.servers.amqp_url.parse()?).results("rpc://".parse()?).connect().await?;
+                Celery::builder(stand.amqp_url.parse()?).results("rpc://".parse()?).connect().await?;
             let call = celery.send(&Signature::new("tasks.add").arg(1).arg(2).queue(&queue.name)).await?;
             let begun = Instant::now();
             let mut process = contender.start(stand, &queue.name, "classic", "rpc")?;
@@ -61,7 +61,7 @@ pub(crate) async fn memory(stand: &Stand) -> Result<()> {
             let (mut idle, mut after) = (Vec::new(), Vec::new());
             let tasks = stand.tasks / if worker.is_celery() { 5 } else { 1 };
             for _ in 0..stand.runs {
-                let queue = Queue::create(&stand.servers.amqp_url, "classic").await?;
+                let queue = Queue::create(&stand.amqp_url, "classic").await?;
                 let mut process = contender.start(stand, &queue.name, "classic", results)?;
                 let pid = process.id().context("the worker has ended at once")?;
                 stand.fill(&queue.name, 1, None).await?;

@@ -1,6 +1,5 @@
 //! `cargo chaos`: kills workers, the broker and the result store under load, and counts what is lost.
 
-mod servers;
 mod workers;
 
 use std::path::{Path, PathBuf};
@@ -9,15 +8,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use celery_client::Celery;
+use celery_client::broker::BrokerAddress;
 use clap::Parser;
 use e2e::progress::{Progress, Step};
+use e2e::servers::{Servers, Settings};
 use e2e::{images, interrupt, paths, python, wait};
 use futures_util::future::try_join_all;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 
-use crate::servers::Servers;
 use crate::workers::{QUEUE, Workers};
 
 /// Kills workers, RabbitMQ and Redis at random moments, while a Celery client in Python sends chains, groups and chords; then
@@ -51,6 +51,13 @@ struct Arguments {
 /// How long everything in flight may take to end once the killing is over. Messages that a broker which was killed had given out
 /// are given out again at once, but clients back off for up to 15 seconds.
 const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Redis has what it answered to on its disk: only then nothing may be lost when it is killed. RabbitMQ has two schedulers that
+/// don't wait busily, to leave the cores to the workers.
+const SERVERS: Settings = Settings {
+    redis: &["--appendonly", "yes", "--appendfsync", "always", "--save", ""],
+    erlang: "+S 2:2 +sbwt none +sbwtdcpu none +sbwtdio none",
+};
 
 /// What is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,14 +157,15 @@ async fn run(arguments: &Arguments, progress: &Progress) -> Result<Outcome> {
     }
     std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
     progress.say(format!("logs are in {}", folder.display()));
-    let mut servers = Servers::start(&folder).await?;
+    let mut servers = Servers::start(&folder, SERVERS).await?;
+    let broker: BrokerAddress = servers.amqp_url.parse()?;
     let mut random =
         Random(arguments.seed.unwrap_or_else(|| u64::from(std::process::id()) << 20 | seconds_of_day()));
     let seed = random.0;
 
     let begun = Instant::now();
     let step = progress.step("backlog");
-    let celery = Celery::builder(servers.broker.clone())
+    let celery = Celery::builder(broker.clone())
         .default_queue(QUEUE)
         .results(servers.redis_url.parse()?)
         .connect()
@@ -181,7 +189,7 @@ async fn run(arguments: &Arguments, progress: &Progress) -> Result<Outcome> {
     let told = finish_load(&mut load).await?;
     workers.replace_ended()?;
     wait::until("the queue to be empty", PATIENCE, || async {
-        let connection = celery_client::connect(&servers.broker, "chaos").await?;
+        let connection = celery_client::connect(&broker, "chaos").await?;
         let state = celery_client::queue::inspect(&connection, QUEUE).await?;
         connection.close(200, "seen".into()).await?;
         Ok((state.ready == 0).then_some(()))

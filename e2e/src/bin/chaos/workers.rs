@@ -7,11 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::{Context, Result};
+use e2e::servers::Servers;
 use rustix::process::{Pid, Signal};
 use serde_json::Value;
 use tokio::process::{Child, Command};
-
-use crate::servers::Servers;
 
 pub(crate) const QUEUE: &str = "chaos";
 
