@@ -11,16 +11,20 @@ use futures_util::StreamExt;
 use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::FuturesUnordered;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::protocol::AMQPErrorKind;
 use lapin::types::ShortString;
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ErrorKind};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
 /// Messages published and not yet confirmed. More gain nothing: RabbitMQ confirms in batches far smaller.
 const UNCONFIRMED: usize = 1000;
+
+/// Messages that are published on a channel of their own, at once. RabbitMQ allows 2,047 channels for each connection.
+const ALONE: usize = 16;
 
 /// How long the binding that delayed messages come through is taken to be there. It goes with its queue, unseen:
 /// messages that are due then wait in the last delay queue until the queue is bound again.
@@ -77,6 +81,12 @@ impl PublishError {
         }
     }
 
+    /// Whether the channel was closed because of one of the messages on it, which may have been another.
+    fn may_be_of_another(&self) -> bool {
+        let Self::Lost { source, .. } = self else { return false };
+        matches!(source.kind(), ErrorKind::ProtocolError(error) if matches!(error.kind(), AMQPErrorKind::Soft(_)))
+    }
+
     /// Whether another connection may do better.
     #[must_use]
     pub fn is_worth_a_retry(&self) -> bool {
@@ -109,6 +119,7 @@ pub(crate) struct Publisher {
     retry: RetryPolicy,
     replies: Option<Arc<Replies>>,
     link: Mutex<Option<Link>>,
+    alone: Semaphore,
 }
 
 /// A connection, and the task that publishes over it. The task ends with the last clone of the link.
@@ -137,14 +148,22 @@ impl Publisher {
         retry: RetryPolicy,
         replies: Option<Arc<Replies>>,
     ) -> Self {
-        Self { address, name, creates_queues, confirms, retry, replies, link: Mutex::new(None) }
+        let (link, alone) = (Mutex::new(None), Semaphore::new(ALONE));
+        Self { address, name, creates_queues, confirms, retry, replies, link, alone }
     }
 
     /// The connection, made now if there is none.
     pub(crate) async fn link(&self) -> Result<Link, PublishError> {
         let mut current = self.link.lock().await;
-        if let Some(link) = current.as_ref().filter(|link| link.is_open()) {
-            return Ok(link.clone());
+        if let Some(link) = current.as_mut().filter(|link| link.connection.status().connected()) {
+            if !link.publishing.is_closed() {
+                return Ok(link.clone());
+            }
+            // A new channel is enough: queues for answers last as long as the connection.
+            if let Ok(publishing) = open_channel(&link.connection, self.confirms).await {
+                link.publishing = publishing;
+                return Ok(link.clone());
+            }
         }
         *current = None;
         let link = Link::open(&self.address, &self.name, self.confirms, self.replies.as_ref()).await?;
@@ -156,6 +175,9 @@ impl Publisher {
     /// After a lost connection it is published again, as Celery does, so that a message whose confirm was lost arrives
     /// twice under the same task id. The queue that it is for is made if it is missing and that is wanted; for a `delayed`
     /// message the delay queues are made too.
+    ///
+    /// RabbitMQ closes the channel because of some messages (too large, for one), and does not say which: each that was on
+    /// its way is then published on a channel of its own.
     pub(crate) async fn publish(
         &self,
         queue: Option<&str>,
@@ -172,7 +194,14 @@ impl Publisher {
                 if let Some(queue) = queue.filter(|_| delayed) {
                     self.declare_delays(&link, queue).await?;
                 }
-                link.publish(message(&link)).await
+                match link.publish(message(&link)).await {
+                    Err(error) if error.may_be_of_another() => {
+                        // Nobody closes it, so that this always gives a permit.
+                        let _permit = self.alone.acquire().await;
+                        link.publish_alone(message(&link)).await
+                    }
+                    published => published,
+                }
             };
             let error = match attempt.await {
                 Err(error) if error.is_worth_a_retry() => error,
@@ -216,16 +245,11 @@ impl Link {
         let connection = connect(address, name).await?;
         let refused =
             |source| PublishError::Connect(ConnectError::Refused { address: address.to_string(), source });
-        let channel = connection.create_channel().await.map_err(refused)?;
-        if confirms {
-            channel.confirm_select(ConfirmSelectOptions::default()).await.map_err(refused)?;
-        }
+        let publishing = open_channel(&connection, confirms).await.map_err(refused)?;
         let reply_to = match replies {
             Some(replies) => Some(replies.listen(&connection).await.map_err(refused)?),
             None => None,
         };
-        let (publishing, requests) = mpsc::channel(UNCONFIRMED);
-        tokio::spawn(publish_all(channel, requests));
         Ok(Self {
             connection: Arc::new(connection),
             publishing,
@@ -233,10 +257,6 @@ impl Link {
             delayed: Arc::default(),
             reply_to,
         })
-    }
-
-    fn is_open(&self) -> bool {
-        self.connection.status().connected() && !self.publishing.is_closed()
     }
 
     /// Makes sure of a queue once for each connection.
@@ -268,6 +288,13 @@ impl Link {
         self.delayed.lock().await.clear();
     }
 
+    /// Publishes on a channel of its own: what the broker says there is about this message and no other.
+    async fn publish_alone(&self, outgoing: Outgoing) -> Result<(), PublishError> {
+        let failed = |source| PublishError::Lost { routing_key: outgoing.routing_key.clone(), source };
+        let publishing = open_channel(&self.connection, true).await.map_err(failed)?;
+        Self { publishing, ..self.clone() }.publish(outgoing).await
+    }
+
     async fn publish(&self, outgoing: Outgoing) -> Result<(), PublishError> {
         let routing_key = outgoing.routing_key.clone();
         let closed = || PublishError::Closed { routing_key: routing_key.clone() };
@@ -280,6 +307,17 @@ impl Link {
         }
         result
     }
+}
+
+/// Opens a channel, and starts the task that publishes on it.
+async fn open_channel(connection: &Connection, confirms: bool) -> lapin::Result<mpsc::Sender<Publish>> {
+    let channel = connection.create_channel().await?;
+    if confirms {
+        channel.confirm_select(ConfirmSelectOptions::default()).await?;
+    }
+    let (publishing, requests) = mpsc::channel(UNCONFIRMED);
+    tokio::spawn(publish_all(channel, requests));
+    Ok(publishing)
 }
 
 /// What tells a message from others when it comes back: its label and its destination.

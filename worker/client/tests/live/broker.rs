@@ -2,7 +2,7 @@
 
 use crate::support::{client, delete, setting, unique};
 use celery_client::{BrokerAddress, Celery, PublishError, ResultError, SendError, connect, queue};
-use celery_protocol::TaskMeta;
+use celery_protocol::{Message, Properties, TaskMeta};
 use futures_util::future::join_all;
 use lapin::options::{BasicGetOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
@@ -103,6 +103,35 @@ async fn a_missing_exchange_fails_only_what_is_sent_to_it() {
     for (n, outcome) in outcomes.await.into_iter().enumerate() {
         assert_eq!(outcome.is_err(), n == 100, "{n}: {outcome:?}");
     }
+    delete(&name).await;
+}
+
+#[tokio::test]
+#[ignore = "needs RabbitMQ: AMQP_URL"]
+async fn a_message_that_the_broker_refuses_fails_alone_and_answers_still_come() {
+    let name = unique("client-test");
+    let celery = &client(&name, Some("rpc://")).await;
+    let before = celery.send_task("tk.add", &(1, 2), &()).await.unwrap();
+    let properties = Properties { expiration: Some("soon".to_owned()), ..Properties::default() };
+    let bad = Message { headers: Default::default(), properties, body: b"[[], {}, {}]".to_vec() };
+    let send = async || celery.send_task("tk.add", &(1, 2), &()).await;
+    let (neighbours, refused) = tokio::join!(
+        join_all((0..200).map(|_| send())),
+        join_all((0..3).map(|_| celery.forward(&name, &bad, 0))),
+    );
+    for error in refused {
+        let error = error.unwrap_err();
+        let text = format!("{:?}", anyhow::Error::from(error));
+        assert!(text.contains("PRECONDITION_FAILED - invalid expiration"), "{text}");
+    }
+    for sent in neighbours {
+        sent.unwrap();
+    }
+    let connection = connect(&address(), "test").await.unwrap();
+    let ready = queue::inspect(&connection, &name).await.unwrap().ready;
+    // What was on its way when the channel was closed may have arrived before.
+    assert!((201..=401).contains(&ready), "{ready}");
+    assert!(before.meta().await.unwrap().is_none(), "its answer may still come");
     delete(&name).await;
 }
 
