@@ -1,7 +1,7 @@
 """Sends chains, groups and chords until it is told to stop, while servers and workers are killed; then waits for all of
 them, and prints what became of each, as JSON.
 
-    python load.py BROKER RESULTS QUEUE SECONDS_TO_WAIT < pipe
+    python load.py BROKER RESULTS QUEUE QUEUE_TYPE SECONDS_TO_WAIT < pipe
 
 The end of standard input means: stop sending. A workflow that could not be sent without an error is not counted on: it may
 have been sent in part. Everything else must come to the right end, with the result of each of its tasks stored.
@@ -16,7 +16,7 @@ import redis
 from celery import Celery, chain, chord, group, signature
 from celery.result import GroupResult
 
-broker, results, queue, patience = *sys.argv[1:4], float(sys.argv[4])
+broker, results, queue, queue_type, patience = *sys.argv[1:5], float(sys.argv[5])
 IN_FLIGHT = 40
 
 store = redis.Redis.from_url(results, socket_timeout=5, socket_connect_timeout=1)
@@ -32,6 +32,7 @@ def connect():
     app = Celery("load", broker=broker, backend=results)
     app.conf.update(
         task_default_queue=queue,
+        task_default_queue_type=queue_type,
         # Else a message that the broker has lost is taken for sent.
         broker_transport_options={"confirm_publish": True},
         broker_connection_timeout=2,

@@ -9,11 +9,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, ensure};
 use celery_client::Celery;
 use celery_client::broker::BrokerAddress;
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use e2e::progress::{Progress, Step};
 use e2e::servers::{Servers, Settings};
 use e2e::{images, interrupt, paths, python, wait};
 use futures_util::future::try_join_all;
+use lapin::options::QueueDeclareOptions;
+use lapin::types::{AMQPValue, FieldTable};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
@@ -37,6 +39,9 @@ struct Arguments {
     /// How many workers
     #[arg(long, default_value_t = 3)]
     workers: usize,
+    /// Type of the queue that all tasks go through
+    #[arg(long, value_enum, default_value_t = QueueType::Classic)]
+    queue_type: QueueType,
     /// Decides about the moments and what is killed; by default another one each time
     #[arg(long)]
     seed: Option<u64>,
@@ -58,6 +63,23 @@ const SERVERS: Settings = Settings {
     redis: &["--appendonly", "yes", "--appendfsync", "always", "--save", ""],
     erlang: "+S 2:2 +sbwt none +sbwtdcpu none +sbwtdio none",
 };
+
+/// Type of a queue, by RabbitMQ's names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum QueueType {
+    Classic,
+    Quorum,
+}
+
+impl QueueType {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Classic => "classic",
+            Self::Quorum => "quorum",
+        }
+    }
+}
 
 /// What is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,6 +111,7 @@ struct Kills {
 #[derive(Serialize)]
 struct Outcome {
     seed: u64,
+    queue_type: QueueType,
     kills: Kills,
     backlog: usize,
     /// Seconds from the restart of all workers to the last result of the backlog.
@@ -165,6 +188,7 @@ async fn run(arguments: &Arguments, progress: &Progress) -> Result<Outcome> {
 
     let begun = Instant::now();
     let step = progress.step("backlog");
+    declare(&broker, arguments.queue_type).await?;
     let celery = Celery::builder(broker.clone())
         .default_queue(QUEUE)
         .results(servers.redis_url.parse()?)
@@ -179,7 +203,7 @@ async fn run(arguments: &Arguments, progress: &Progress) -> Result<Outcome> {
     ));
 
     let step = progress.step("kills");
-    let mut load = start_load(&python, &servers, &folder)?;
+    let mut load = start_load(&python, &servers, &folder, arguments.queue_type)?;
     let kills = kill(arguments.kills, &mut servers, &mut workers, &mut random, &step).await?;
     step.done(format!(
         "{} of workers, {} of RabbitMQ, {} of Redis",
@@ -211,6 +235,7 @@ async fn run(arguments: &Arguments, progress: &Progress) -> Result<Outcome> {
     }
     Ok(Outcome {
         seed,
+        queue_type: arguments.queue_type,
         kills,
         backlog: arguments.backlog,
         backlog_seconds,
@@ -227,6 +252,17 @@ async fn run(arguments: &Arguments, progress: &Progress) -> Result<Outcome> {
         crashes: workers.crashes,
         seconds: begun.elapsed().as_secs_f64(),
     })
+}
+
+/// Makes the queue, which everybody else takes as it is.
+async fn declare(broker: &BrokerAddress, queue_type: QueueType) -> Result<()> {
+    let connection = celery_client::connect(broker, "chaos").await?;
+    let channel = connection.create_channel().await?;
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-queue-type".into(), AMQPValue::LongString(queue_type.name().into()));
+    let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+    channel.queue_declare(QUEUE.into(), durable, arguments).await.context("declare the queue")?;
+    Ok(connection.close(200, "declared".into()).await?)
 }
 
 /// Sends additions, and gives back their ids.
@@ -268,11 +304,12 @@ async fn drain(celery: &Celery, ids: &[String], workers: &mut Workers) -> Result
     Ok(seconds)
 }
 
-fn start_load(python: &Path, servers: &Servers, folder: &Path) -> Result<Child> {
+fn start_load(python: &Path, servers: &Servers, folder: &Path, queue_type: QueueType) -> Result<Child> {
     let log = std::fs::File::create(folder.join("load.log"))?;
     Command::new(python)
         .arg(paths::repository().join("e2e/chaos/load.py"))
-        .args([&servers.amqp_url, &servers.redis_url, QUEUE, &PATIENCE.as_secs().to_string()])
+        .args([&servers.amqp_url, &servers.redis_url, QUEUE, queue_type.name()])
+        .arg(PATIENCE.as_secs().to_string())
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
