@@ -8,6 +8,7 @@ use std::io::{Read, Seek, SeekFrom};
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
+use crate::chart;
 use crate::kubernetes::control_plane::audit_log;
 
 /// A point in the log, to count from.
@@ -74,6 +75,12 @@ impl Event {
         self.user.username == format!("system:serviceaccount:{namespace}:{service_account}")
     }
 
+    /// Whether the operator asked, about something in this namespace.
+    pub fn is_by_operator_in(&self, namespace: &str) -> bool {
+        self.is_from(chart::NAMESPACE, chart::SERVICE_ACCOUNT)
+            && self.object_ref.as_ref().is_some_and(|object| object.namespace == namespace)
+    }
+
     /// Whether it is about this kind of object (the plural), in any namespace.
     pub fn is_about(&self, resource: &str) -> bool {
         self.object_ref.as_ref().is_some_and(|object| object.resource == resource)
@@ -111,4 +118,24 @@ pub fn since(mark: Mark) -> Result<Vec<Event>> {
 /// As [`since`].
 pub fn count(mark: Mark, wanted: impl Fn(&Event) -> bool) -> Result<usize> {
     Ok(since(mark)?.iter().filter(|event| wanted(event)).count())
+}
+
+/// What the operator has written since then in this namespace.
+///
+/// # Errors
+/// As [`since`].
+pub fn writes_by_operator(mark: Mark, namespace: &str) -> Result<Vec<Event>> {
+    let mut events = since(mark)?;
+    events.retain(|event| event.is_write() && event.is_by_operator_in(namespace));
+    Ok(events)
+}
+
+/// What it has written of the Deployments there: pod templates, and numbers of replicas.
+///
+/// # Errors
+/// As [`since`].
+pub fn deployment_writes_by_operator(mark: Mark, namespace: &str) -> Result<Vec<Event>> {
+    let mut events = writes_by_operator(mark, namespace)?;
+    events.retain(|event| event.is_about("deployments"));
+    Ok(events)
 }

@@ -15,6 +15,8 @@ const RELEASE: &str = "soloist";
 pub const NAMESPACE: &str = "soloist-system";
 /// The operator's Deployment.
 pub const DEPLOYMENT: &str = "soloist";
+/// The operator's service account.
+pub const SERVICE_ACCOUNT: &str = "soloist";
 
 /// Installs the chart anew and waits until the operator is ready. A release that is there is removed first: its pods
 /// would go on with the image of the same name that was loaded before.

@@ -64,7 +64,7 @@ struct Outcome {
     rss_mib: f64,
     /// Of all instances.
     cpu_cores: f64,
-    /// Without those that renew the lease.
+    /// What is written of the fleet: without those that renew the lease.
     api_writes_per_minute: f64,
     api_requests_per_minute: BTreeMap<String, f64>,
     /// A poll reads every queue of a virtual host.
@@ -95,8 +95,9 @@ async fn main() -> Result<ExitCode> {
         let within = Duration::from_secs(1200 + u64::from(arguments.task_queues));
         let fleet = Fleet::new(&test, &arguments).await?;
         let outcome = test.run(within, fleet.measure(&inside, &arguments)).await;
-        fleet.clear().await?;
-        outcome
+        let cleared = fleet.clear().await;
+        let outcome = outcome?;
+        cleared.map(|()| outcome)
     })
     .await
 }
@@ -140,10 +141,10 @@ impl<'a> Fleet<'a> {
         self.create(progress).await?;
         until_ready(self.test, progress, self.count).await?;
         let ready_seconds = rounded(started.elapsed().as_secs_f64());
-        until_quiet(progress).await?;
+        until_quiet(self.test, progress).await?;
 
         let seconds = Duration::from_secs(arguments.seconds.into());
-        let steady = watch(self.test.client.clone(), progress, seconds).await?;
+        let steady = watch(self.test, progress, seconds).await?;
         let bursts = self.bursts(progress, arguments.bursts).await?;
         let age = |part| quantile(&steady.ages, part).context("the operator told no age of an observation");
         let burst = |part| quantile(&bursts, part).context("no burst");
@@ -226,7 +227,7 @@ async fn until_ready(test: &Test, progress: &Progress, count: u32) -> Result<()>
     Ok(())
 }
 
-async fn until_quiet(progress: &Progress) -> Result<()> {
+async fn until_quiet(test: &Test, progress: &Progress) -> Result<()> {
     let step = progress.step("the operator at rest");
     wait::until(
         &format!("the operator to write nothing for {QUIET:?}"),
@@ -234,7 +235,7 @@ async fn until_quiet(progress: &Progress) -> Result<()> {
         || async {
             let mark = audit::mark()?;
             sleep(QUIET).await;
-            let writes = audit::count(mark, is_write)?;
+            let writes = audit::writes_by_operator(mark, &test.namespace.name)?.len();
             ensure!(writes == 0, "{writes} writes");
             Ok(Some(()))
         },
@@ -242,15 +243,6 @@ async fn until_quiet(progress: &Progress) -> Result<()> {
     .await?;
     step.done("");
     Ok(())
-}
-
-/// A write of the operator's that is more than a sign of life.
-fn is_write(event: &Event) -> bool {
-    is_operators(event) && event.is_write() && !event.is_about("leases")
-}
-
-fn is_operators(event: &Event) -> bool {
-    event.is_from(chart::NAMESPACE, "soloist")
 }
 
 struct Steady {
@@ -263,9 +255,9 @@ struct Steady {
 }
 
 /// Looks at the operator while nothing happens.
-async fn watch(client: kube::Client, progress: &Progress, how_long: Duration) -> Result<Steady> {
+async fn watch(test: &Test, progress: &Progress, how_long: Duration) -> Result<Steady> {
     let step = progress.step(format!("{} s with nothing to do", how_long.as_secs()));
-    let pods: Api<Pod> = Api::namespaced(client, chart::NAMESPACE);
+    let pods: Api<Pod> = Api::namespaced(test.client.clone(), chart::NAMESPACE);
     let pods = pods.list(&ListParams::default().labels("app.kubernetes.io/name=soloist")).await?.items;
     let (mark, started) = (audit::mark()?, Instant::now());
     let before = scrape(&pods).await?;
@@ -285,10 +277,11 @@ async fn watch(client: kube::Client, progress: &Progress, how_long: Duration) ->
     };
     let leader = after.iter().find(|scrape| scrape.sum("leader_election_master_status") == 1.0);
     let memory = leader.context("no instance of the operator leads")?.sum("process_resident_memory_bytes");
+    let minutes = seconds / 60.0;
+    let writes = audit::writes_by_operator(mark, &test.namespace.name)?.len() as f64;
+    let is_operators = |event: &Event| event.is_from(chart::NAMESPACE, chart::SERVICE_ACCOUNT);
     let mut requests = BTreeMap::new();
-    let (mut writes, minutes) = (0.0, seconds / 60.0);
     for event in audit::since(mark)?.into_iter().filter(is_operators) {
-        writes += f64::from(u8::from(is_write(&event)));
         let what = if event.is_about("leases") { "lease" } else { event.verb.as_str() };
         *requests.entry(what.to_owned()).or_insert(0.0) += 1.0 / minutes;
     }

@@ -69,17 +69,7 @@ async fn burst(test: &Test, name: &str) -> Result<Burst> {
     let _ = test.until_replicas(name, WORKERS, 5 * LIMIT).await;
     let took = published.elapsed();
     let replicas = test.replicas(name).await?;
-    let patches: Vec<_> = audit::since(mark)?
-        .into_iter()
-        .filter(|event| {
-            event.is_write()
-                && event.is_about("deployments")
-                && event.object_ref.as_ref().is_some_and(|object| {
-                    object.namespace == test.namespace.name && object.subresource != "status"
-                })
-                && event.is_from("soloist-system", "soloist")
-        })
-        .collect();
+    let patches = audit::deployment_writes_by_operator(mark, &test.namespace.name)?;
     // Not `println!`, of which cargo shows nothing when a test passes.
     writeln!(
         std::io::stdout(),

@@ -156,26 +156,20 @@ async fn nothing_is_written_while_nothing_changes() -> Result<()> {
             test.condition(name, "Ready", "True", "Ready").await?;
             test.condition(name, "WorkersAvailable", "True", "WorkersReady").await?;
         }
-        let by_operator =
-            |event: &audit::Event| event.is_from(NAMESPACE, "soloist") && !event.is_about("leases");
-        let ours = |event: &audit::Event| {
-            by_operator(event)
-                && event.object_ref.as_ref().is_some_and(|object| object.namespace == test.namespace.name)
-        };
         // What is known of the workers settles within a few heartbeats.
         let quiet = Duration::from_secs(20);
         wait::until("20 s without a write", Duration::from_secs(90), || async {
             let mark = audit::mark()?;
             tokio::time::sleep(quiet).await;
-            let writes: Vec<_> =
-                audit::since(mark)?.into_iter().filter(|event| ours(event) && event.is_write()).collect();
+            let writes = audit::writes_by_operator(mark, &test.namespace.name)?;
             ensure!(writes.is_empty(), "it wrote {writes:?}");
             Ok(Some(()))
         })
         .await?;
         let mark = audit::mark()?;
         tokio::time::sleep(quiet).await;
-        for event in audit::since(mark)?.iter().filter(|event| ours(event)) {
+        for event in audit::since(mark)?.iter().filter(|event| event.is_by_operator_in(&test.namespace.name))
+        {
             // Secrets may not be watched; those in use are read again every 30 s, by name.
             let named = event.verb == "get" && event.is_about("secrets");
             ensure!(named || event.verb == "watch", "it asked: {event:?}");

@@ -33,17 +33,7 @@ async fn a_wait_is_enough_to_scale_out_in_one_patch_and_in_again() -> Result<()>
         let published = Instant::now();
         test.until_replicas("jobs", WORKERS, LIMIT).await?;
         let out = published.elapsed();
-        let patches = audit::since(mark)?
-            .into_iter()
-            .filter(|event| {
-                event.is_write()
-                    && event.is_about("deployments")
-                    && event.object_ref.as_ref().is_some_and(|object| {
-                        object.namespace == test.namespace.name && object.subresource != "status"
-                    })
-                    && event.is_from("soloist-system", "soloist")
-            })
-            .count();
+        let patches = audit::deployment_writes_by_operator(mark, &test.namespace.name)?.len();
         ensure!(patches == 1, "{patches} patches to have {WORKERS} workers");
 
         for result in &results {
