@@ -258,8 +258,8 @@ async fn measured_reconcile(guarded: Arc<Guarded>, context: Arc<Context>) -> Res
     result
 }
 
-fn on_error(guarded: Arc<Guarded>, _: &Error, context: Arc<Context>) -> Action {
-    Action::requeue(context.failed(&guarded))
+fn on_error(guarded: Arc<Guarded>, error: &Error, context: Arc<Context>) -> Action {
+    Action::requeue(context.failed(&guarded, error))
 }
 
 /// The key of a TaskQueue in the metrics of the work queue.
@@ -331,5 +331,36 @@ impl Error {
             Self::Scale { .. } => "scale",
             Self::WriteStatus { .. } => "write_status",
         }
+    }
+
+    /// Whether it is the API server that is in trouble (no answer, too many requests, an error of its own), not this TaskQueue.
+    fn is_trouble(&self) -> bool {
+        let (Self::ReadSecret { source, .. }
+        | Self::ApplyDeployment { source, .. }
+        | Self::SetFinalizer { source, .. }
+        | Self::LabelPod { source, .. }
+        | Self::Scale { source, .. }
+        | Self::WriteStatus { source, .. }) = self;
+        match source {
+            kube::Error::Api(status) => status.code == 429 || status.code >= 500,
+            _ => true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+
+    use super::*;
+
+    #[test]
+    fn an_api_server_in_trouble_is_told_from_a_refusal() {
+        let refused = |code| {
+            let status = Status { code, ..Status::failure("no", "No") };
+            Error::Scale { name: "red-worker".into(), source: kube::Error::Api(Box::new(status)) }
+        };
+        assert!([429, 500, 503, 504].map(refused).iter().all(Error::is_trouble));
+        assert!(![403, 404, 409, 422].map(refused).iter().any(Error::is_trouble));
     }
 }

@@ -78,7 +78,7 @@ async fn readyz(State(health): State<Arc<Health>>) -> (StatusCode, &'static str)
     if health.ready.load(Ordering::Relaxed) {
         (StatusCode::OK, "ok\n")
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "not ready: the watches have not shown everything yet\n")
+        (StatusCode::SERVICE_UNAVAILABLE, "not ready: the API server has not shown everything yet\n")
     }
 }
 

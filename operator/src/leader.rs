@@ -6,14 +6,18 @@
 //! - A leader that could not renew for [`RENEW_DEADLINE`] is told so before anybody else can have taken over ([`DURATION`]). What it does then is
 //!   to stop the process: nothing is left running that believes it leads.
 
-use std::time::{Duration, Instant};
+use std::cell::Cell;
+use std::future::{Future as _, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, ObjectMeta, PostParams};
 use kube::{Client, ResourceExt as _};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 /// How long a Lease holds after it was renewed.
 pub const DURATION: Duration = Duration::from_secs(15);
@@ -34,6 +38,8 @@ pub struct Election {
     namespace: String,
     identity: String,
     observed: Option<Observed>,
+    /// When the attempt began by which the Lease was taken or renewed last: when that is answered, some of its time has passed already.
+    renewed_at: Instant,
 }
 
 /// The Lease as it was seen last, and since when it has been like that.
@@ -49,6 +55,9 @@ enum LeaseError {
     Api(#[from] kube::Error),
     #[error("no answer of the API server")]
     Timeout(#[from] tokio::time::error::Elapsed),
+    /// What the Lease is now is seen with the next attempt.
+    #[error("somebody else has just changed it")]
+    Outrun,
 }
 
 /// The Lease is lost: somebody else leads, or may soon.
@@ -65,11 +74,12 @@ impl Election {
             namespace: namespace.to_owned(),
             identity,
             observed: None,
+            renewed_at: Instant::now(),
         }
     }
 
-    /// Waits until this instance leads.
-    pub async fn acquire(&mut self) {
+    /// Waits until this instance leads. `seen` is called each time the API server has shown the Lease.
+    pub async fn acquire(&mut self, seen: impl Fn()) {
         tracing::info!(
             lease = self.name,
             namespace = self.namespace,
@@ -82,7 +92,7 @@ impl Election {
                     tracing::info!(identity = self.identity, "leading");
                     return;
                 }
-                Ok(false) => {}
+                Ok(false) | Err(LeaseError::Outrun) => seen(),
                 Err(error) => tracing::warn!(lease = self.name, %error, "take the Lease"),
             }
             sleep(RETRY).await;
@@ -90,22 +100,34 @@ impl Election {
     }
 
     /// Renews the Lease until that fails for too long, or somebody else has it.
+    ///
+    /// Each poll looks at the clock first: what is polled after this one, in the same task, does nothing once the time is over, even if
+    /// the whole process was stopped until then.
     pub async fn hold(&mut self) -> Lost {
-        let mut renewed_at = Instant::now();
+        let deadline = Cell::new(self.renewed_at + RENEW_DEADLINE);
+        let mut renewing = pin!(self.renew(&deadline));
+        poll_fn(|task| {
+            if Instant::now() >= deadline.get() {
+                return Poll::Ready(Lost(format!("not renewed for {} s", RENEW_DEADLINE.as_secs())));
+            }
+            renewing.as_mut().poll(task)
+        })
+        .await
+    }
+
+    /// Renews the Lease, and notes until when that holds.
+    async fn renew(&mut self, deadline: &Cell<Instant>) -> Lost {
         loop {
             sleep(RETRY).await;
-            // What counts is when the renewal was sent: when it is answered, some of the time has passed already.
-            let sent_at = Instant::now();
-            match self.attempt().await {
-                Ok(true) => renewed_at = sent_at,
+            let left = deadline.get().duration_since(Instant::now());
+            match timeout(left, self.attempt()).await.unwrap_or_else(|elapsed| Err(elapsed.into())) {
+                Ok(true) => deadline.set(self.renewed_at + RENEW_DEADLINE),
                 Ok(false) => return Lost(format!("the Lease is held by `{}`", self.holder())),
                 Err(error) => {
                     tracing::warn!(lease = self.name, %error, "renew the Lease");
-                    if renewed_at.elapsed() + RETRY >= RENEW_DEADLINE {
-                        return Lost(format!(
-                            "not renewed for {} s: {error}",
-                            renewed_at.elapsed().as_secs()
-                        ));
+                    if Instant::now() + RETRY >= deadline.get() {
+                        let seconds = self.renewed_at.elapsed().as_secs();
+                        return Lost(format!("not renewed for {seconds} s: {error}"));
                     }
                 }
             }
@@ -143,13 +165,14 @@ impl Election {
 
     /// Tries once to take or renew the Lease. Returns whether this instance has it.
     async fn attempt(&mut self) -> Result<bool, LeaseError> {
+        let began = Instant::now();
         let Some(lease) = timeout(REQUEST_TIMEOUT, self.api.get_opt(&self.name)).await?? else {
             let lease = Lease {
                 metadata: ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() },
                 spec: Some(self.claim(None)),
             };
             let created = timeout(REQUEST_TIMEOUT, self.api.create(&PostParams::default(), &lease)).await?;
-            return self.won(created);
+            return self.won(created, began);
         };
         self.observe(&lease);
         if !self.may_take(Instant::now()) {
@@ -158,17 +181,19 @@ impl Election {
         let wanted = Lease { spec: Some(self.claim(lease.spec.as_ref())), ..lease };
         let replaced =
             timeout(REQUEST_TIMEOUT, self.api.replace(&self.name, &PostParams::default(), &wanted)).await?;
-        self.won(replaced)
+        self.won(replaced, began)
     }
 
-    fn won(&mut self, written: kube::Result<Lease>) -> Result<bool, LeaseError> {
+    fn won(&mut self, written: kube::Result<Lease>, began: Instant) -> Result<bool, LeaseError> {
         match written {
             Ok(lease) => {
                 self.observe(&lease);
+                self.renewed_at = began;
                 Ok(true)
             }
-            // Somebody else was quicker: what he wrote is seen with the next attempt.
-            Err(kube::Error::Api(status)) if status.is_conflict() || status.is_already_exists() => Ok(false),
+            Err(kube::Error::Api(status)) if status.is_conflict() || status.is_already_exists() => {
+                Err(LeaseError::Outrun)
+            }
             Err(error) => Err(error.into()),
         }
     }
@@ -225,8 +250,15 @@ fn holder(lease: &Lease) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::convert::Infallible;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use axum::http::{Method, Request, Response};
+    use kube::client::Body;
     use serde_json::json;
+
+    use super::*;
 
     fn lease(version: &str, holder: &str) -> Lease {
         serde_json::from_value(json!({
@@ -284,8 +316,63 @@ mod tests {
         assert_eq!(election.claim(None).lease_transitions, Some(0));
     }
 
-    #[test]
-    fn leader_gives_up_before_anybody_can_take_over() {
-        assert!(RENEW_DEADLINE + REQUEST_TIMEOUT < DURATION);
+    /// An instance `me` that leads, and whose API server then takes so long to answer each `GET`, and refuses or leaves open each `PUT`.
+    async fn leader(get_takes: Duration, put: Option<u16>) -> Election {
+        let works = Arc::new(AtomicBool::new(true));
+        let (leads, replaced) = (Arc::clone(&works), lease("2", "me"));
+        let api_server = tower::service_fn(move |request: Request<Body>| {
+            let (works, found) = (leads.load(Ordering::Relaxed), lease("1", "me"));
+            let replaced = replaced.clone();
+            async move {
+                let is_get = request.method() == Method::GET;
+                let (code, answer) = match (is_get, works, put) {
+                    (true, _, _) => (200, json!(found)),
+                    (false, true, _) => (200, json!(replaced)),
+                    (false, false, Some(code)) => (code, json!({"kind": "Status", "code": code})),
+                    (false, false, None) => std::future::pending().await,
+                };
+                if is_get && !works {
+                    sleep(get_takes).await;
+                }
+                let answer =
+                    Response::builder().status(code).body(Body::from(answer.to_string().into_bytes()));
+                Ok::<_, Infallible>(answer.unwrap())
+            }
+        });
+        let mut election = Election::new(Client::new(api_server, "default"), "default", "l", "me".into());
+        election.acquire(|| {}).await;
+        works.store(false, Ordering::Relaxed);
+        election
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn leader_gives_up_before_anybody_can_take_over() {
+        assert!(RENEW_DEADLINE < DURATION);
+        for (get_takes, put) in
+            [(Duration::ZERO, None), (Duration::from_millis(3900), None), (Duration::ZERO, Some(500))]
+        {
+            let mut election = leader(get_takes, put).await;
+            let began = Instant::now();
+            election.hold().await;
+            assert!(began.elapsed() <= RENEW_DEADLINE, "{get_takes:?}, {put:?}: after {:?}", began.elapsed());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_after_the_leader_in_a_select_does_nothing_when_its_time_is_over() {
+        let mut election = leader(Duration::ZERO, None).await;
+        let mut holding = std::pin::pin!(election.hold());
+        assert!(futures_util::poll!(&mut holding).is_pending());
+        // As after a stop of the whole process: no timer has run yet.
+        tokio::time::advance(RENEW_DEADLINE).await;
+        assert!(futures_util::poll!(&mut holding).is_ready());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_that_somebody_touched_is_not_lost() {
+        let mut election = leader(Duration::ZERO, Some(409)).await;
+        let began = Instant::now();
+        let lost = election.hold().await;
+        assert!(began.elapsed() + RETRY >= RENEW_DEADLINE, "{lost} after {:?}", began.elapsed());
     }
 }

@@ -20,6 +20,10 @@ use soloist_operator::metrics::Metrics;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+/// Longest wait for an answer of the API server, which itself gives up on most requests after a minute. Without it a request on a
+/// connection that died unnoticed would keep its TaskQueue waiting for ever.
+const API_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// Longest wait for reconciliations under way when the operator is to stop.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(8);
 
@@ -177,6 +181,13 @@ async fn operate(settings: Run, level: Level) -> anyhow::Result<()> {
     let user_agent = concat!("soloist-operator/", env!("CARGO_PKG_VERSION"));
     config.headers.push((header::USER_AGENT, HeaderValue::from_static(user_agent)));
     let own_namespace = settings.own_namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
+    // The client's own retries, up to 15 within one request, would be seen by nobody, and hold up what else there is to do: whoever asks
+    // tries again.
+    config.default_retry = false;
+    let watching = Client::try_from(config.clone()).context("make a Kubernetes client")?;
+    // Not for watches: nothing may happen for minutes, and they have a limit of their own.
+    config.read_timeout = Some(API_TIMEOUT);
+    config.reset_reader_on_write = true;
     let client = Client::try_from(config).context("make a Kubernetes client")?;
     let identity = settings.identity.clone().unwrap_or_else(|| format!("local-{:08x}", fastrand::u32(..)));
     let mut metrics = Metrics::new().context("register metrics")?;
@@ -186,7 +197,7 @@ async fn operate(settings: Run, level: Level) -> anyhow::Result<()> {
     let metrics = Arc::new(metrics);
     let namespaces = settings.namespaces.into_iter().filter(|namespace| !namespace.is_empty()).collect();
     let operator_settings = Settings { namespaces, instance: identity.clone() };
-    let operator = Operator::new(client.clone(), operator_settings, Arc::clone(&metrics));
+    let operator = Operator::new(client.clone(), watching, operator_settings, Arc::clone(&metrics));
     let health = Arc::new(Health::new(Arc::clone(&metrics), operator.metrics_refresher()));
     let server = tokio::spawn(serve(settings.http_address, Arc::clone(&health)));
     if let Some(address) = settings.admin_address {
@@ -223,10 +234,9 @@ async fn operate(settings: Run, level: Level) -> anyhow::Result<()> {
         Election::new(client, namespace, &settings.lease_name, identity)
     });
     if let Some(election) = &mut election {
-        // An instance that waits does its part: were it not ready, no rollout could ever finish.
-        health.set_ready(true);
         tokio::select! {
-            () = election.acquire() => {}
+            // An instance that waits does its part: were it not ready, no rollout could ever finish.
+            () = election.acquire(|| health.set_ready(true)) => {}
             () = &mut signalled => return Ok(()),
             error = &mut served => return Err(error),
         }
@@ -244,8 +254,9 @@ async fn operate(settings: Run, level: Level) -> anyhow::Result<()> {
         }
     };
     tokio::select! {
-        () = &mut working => anyhow::bail!("the controller ended"),
+        biased;
         lost = lost => return Err(lost.into()),
+        () = &mut working => anyhow::bail!("the controller ended"),
         error = &mut served => return Err(error),
         () = &mut signalled => {}
     }

@@ -14,6 +14,7 @@ use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Client, Resource as _, ResourceExt as _};
 use tokio::sync::watch;
 
+use super::Error;
 use super::drain::RefusedLabels;
 use super::pods::Pods;
 use super::replica_sets::ReplicaSets;
@@ -38,6 +39,9 @@ const RETRY_FIRST: Duration = Duration::from_secs(1);
 
 /// Longest wait before a failed reconciliation is tried again.
 const RETRY_AT_MOST: Duration = Duration::from_secs(300);
+
+/// The same where it is the API server that is in trouble: all is to be well soon after that is over.
+const RETRY_TROUBLE_AT_MOST: Duration = Duration::from_secs(30);
 
 /// What all reconciliations share.
 pub(super) struct Context {
@@ -231,10 +235,11 @@ impl Context {
     }
 
     /// Notes a failure. Returns how long to wait before the next attempt.
-    pub(super) fn failed(&self, task_queue: &Guarded) -> Duration {
+    pub(super) fn failed(&self, task_queue: &Guarded, error: &Error) -> Duration {
+        let at_most = if error.is_trouble() { RETRY_TROUBLE_AT_MOST } else { RETRY_AT_MOST };
         match self.memories().get_mut(&guarded_reference(task_queue)) {
             Some(memory) => {
-                let wait = retry_after(memory.attempts);
+                let wait = retry_after(memory.attempts, at_most);
                 memory.attempts = memory.attempts.saturating_add(1);
                 memory.retry = Some((Instant::now() + wait, task_queue.meta().generation));
                 wait
@@ -337,8 +342,8 @@ pub(super) fn concerned(
     users.iter().copied().chain(rivals).map(reference).collect()
 }
 
-fn retry_after(attempts: u32) -> Duration {
-    let wait = RETRY_FIRST.saturating_mul(1 << attempts.min(16)).min(RETRY_AT_MOST);
+fn retry_after(attempts: u32, at_most: Duration) -> Duration {
+    let wait = RETRY_FIRST.saturating_mul(1 << attempts.min(16)).min(at_most);
     wait.mul_f64(0.5 + fastrand::f64() / 2.0)
 }
 
@@ -381,10 +386,12 @@ mod tests {
 
     #[test]
     fn retries_slow_down_to_five_minutes() {
-        assert!(retry_after(0) <= RETRY_FIRST);
-        assert!(retry_after(3) >= Duration::from_secs(4));
+        assert!(retry_after(0, RETRY_AT_MOST) <= RETRY_FIRST);
+        assert!(retry_after(3, RETRY_AT_MOST) >= Duration::from_secs(4));
+        assert!(retry_after(9, RETRY_AT_MOST) >= RETRY_AT_MOST / 2);
         for attempts in 0..100 {
-            assert!(retry_after(attempts) <= RETRY_AT_MOST);
+            assert!(retry_after(attempts, RETRY_AT_MOST) <= RETRY_AT_MOST);
+            assert!(retry_after(attempts, RETRY_TROUBLE_AT_MOST) <= RETRY_TROUBLE_AT_MOST);
         }
     }
 

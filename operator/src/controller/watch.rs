@@ -47,6 +47,7 @@ pub struct Settings {
 /// A controller that is set up but doesn't watch yet.
 pub struct Operator {
     context: Arc<Context>,
+    watching: Client,
     scopes: Vec<Scope>,
 }
 
@@ -57,8 +58,8 @@ struct Scope {
 }
 
 impl Operator {
-    /// Sets up a controller.
-    pub fn new(client: Client, settings: Settings, metrics: Arc<Metrics>) -> Self {
+    /// Sets up a controller, with a client that limits how long it waits for answers, and one for watches, which doesn't.
+    pub fn new(client: Client, watching: Client, settings: Settings, metrics: Arc<Metrics>) -> Self {
         let mut senders: HashMap<Option<String>, UnboundedSender<ObjectRef<TaskQueue>>> = HashMap::new();
         let mut scopes = Vec::new();
         let namespaced = !settings.namespaces.is_empty();
@@ -82,7 +83,7 @@ impl Operator {
         let connection_name = format!("{} {}", OPERATOR, settings.instance);
         let hub = Hub::new(connection_name, Arc::new(trigger), Arc::clone(&metrics));
         let context = Arc::new(Context::new(client, hub, metrics, settings.instance, namespaced));
-        Self { context, scopes }
+        Self { context, watching, scopes }
     }
 
     /// Sets the gauges that grow with time; to be called before each scrape.
@@ -98,7 +99,7 @@ impl Operator {
         let mut stores = Vec::new();
         let mut controllers = Vec::new();
         for scope in self.scopes {
-            let (kept, controller) = scope.controller(&context, &stop);
+            let (kept, controller) = scope.controller(&self.watching, &context, &stop);
             stores.push(kept);
             controllers.push(controller);
         }
@@ -113,7 +114,7 @@ impl Operator {
         tokio::select! {
             _ = running => {}
             () = accompany => {}
-            () = fence::watch(&context.client, &context.protection) => {}
+            () = fence::watch(&self.watching, &context.protection) => {}
             () = tell_of_protection(&context) => {}
         }
     }
@@ -123,10 +124,10 @@ impl Scope {
     /// The stores and the running controller of a scope.
     fn controller(
         self,
+        client: &Client,
         context: &Arc<Context>,
         stop: &watch::Receiver<bool>,
     ) -> (Stores, impl Stream<Item = ()> + use<>) {
-        let client = &context.client;
         let (task_queues, task_queue_writer) = reflector::store();
         let (deployments, deployment_writer) = reflector::store();
         let ours = watcher::Config::default().labels(TASK_QUEUE_LABEL);
