@@ -128,9 +128,9 @@ impl Plan {
 
 /// Decides how many workers there are to be, from what was observed and what was wanted before. `counting` are those that there are.
 fn decide(task_queue: &TaskQueue, observed: &Observed, counting: u16, memory: &mut Memory) -> Decision {
-    let mut policy = Policy::new(&task_queue.spec, observed.claim.is_some(), Timestamp::now());
+    let mut policy = Policy::new(task_queue, observed.claim.is_some(), Timestamp::now());
     if is_ending(task_queue) {
-        (policy.manual, policy.mode, policy.paused) = (Some(0), ScalingMode::Auto, false);
+        (policy.manual, policy.mode, policy.paused) = (Some(0), ScalingMode::Auto, None);
     }
     let asked_for = if observed.deployment.is_some() { counting } else { policy.law.min };
     let observation = Observation {

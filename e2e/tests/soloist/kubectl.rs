@@ -9,6 +9,8 @@ use e2e::soloist::{self, START, Test};
 use tokio::process::Command;
 
 const DEADLINE: Duration = Duration::from_secs(180);
+/// How long something that must not happen is waited for: several rounds of the operator.
+const HOLDS: Duration = Duration::from_secs(4);
 
 async fn kubectl(test: &Test, args: &[&str]) -> Result<String> {
     let mut kubectl = Command::new(GoTools::built()?.program("kubectl"));
@@ -19,6 +21,17 @@ async fn kubectl(test: &Test, args: &[&str]) -> Result<String> {
     command::output(&mut kubectl, START + Duration::from_secs(5)).await
 }
 
+/// An autoscaler that allows two workers.
+const AUTOSCALER: &str = "
+apiVersion: autoscaling/v2
+kind: HorizontalPodAutoscaler
+metadata: {name: jobs}
+spec:
+  scaleTargetRef: {apiVersion: soloist.dev/v1alpha1, kind: TaskQueue, name: jobs}
+  maxReplicas: 2
+  metrics: [{type: External, external: {metric: {name: nowhere}, target: {type: Value, value: 1}}}]
+";
+
 #[tokio::test]
 #[ignore = "needs a cluster: cargo e2e"]
 async fn get_wait_and_scale_work_as_for_a_deployment() -> Result<()> {
@@ -27,7 +40,9 @@ async fn get_wait_and_scale_work_as_for_a_deployment() -> Result<()> {
         test.task_queue("jobs", "{minReplicas: 1, maxReplicas: 5}").await?;
         kubectl(&test, &["wait", "--for=condition=Ready", "taskqueue/jobs", "--timeout=60s"]).await?;
         let table = kubectl(&test, &["get", "tq"]).await?;
-        for column in ["NAME", "READY", "BACKLOG", "RUNNING", "REPLICAS", "DESIRED", "MIN", "MAX", "AGE"] {
+        for column in
+            ["NAME", "READY", "BACKLOG", "RUNNING", "REPLICAS", "DESIRED", "MIN", "MAX", "SCALING", "AGE"]
+        {
             ensure!(table.contains(column), "{column} is missing: {table}");
         }
         ensure!(kubectl(&test, &["get", "tq", "-o", "wide"]).await?.contains("MESSAGE"));
@@ -38,11 +53,47 @@ async fn get_wait_and_scale_work_as_for_a_deployment() -> Result<()> {
         let scale = kubectl(&test, &["get", "tq", "jobs", "--subresource=scale", "-o", selector]).await?;
         ensure!(scale.starts_with("soloist.dev/task-queue=jobs "), "{scale}");
 
+        // Without a metric, all that an autoscaler of others' can do is to see that there are too many.
+        test.namespace.apply(AUTOSCALER).await?;
+        test.until_replicas("jobs", 2, START).await?;
+        let able = "--for=condition=AbleToScale";
+        kubectl(&test, &["wait", able, "horizontalpodautoscaler/jobs", "--timeout=60s"]).await?;
+        let scaled_by = kubectl(&test, &["get", "tq", "jobs", "-o", "jsonpath={.spec.replicas}"]).await?;
+        ensure!(scaled_by == "2", "spec.replicas is {scaled_by:?}");
+
         // A broken Secret makes it not ready, a right one ready again.
         test.secret("rabbitmq", "redis://not-a-broker").await?;
         kubectl(&test, &["wait", "--for=condition=Ready=false", "taskqueue/jobs", "--timeout=60s"]).await?;
         test.secret("rabbitmq", &test.broker_url).await?;
         kubectl(&test, &["wait", "--for=condition=Ready", "taskqueue/jobs", "--timeout=60s"]).await.map(drop)
+    })
+    .await
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: cargo e2e"]
+async fn an_annotation_holds_the_number_of_workers_until_it_is_removed() -> Result<()> {
+    let test = Test::new("paused").await?;
+    test.run(DEADLINE, async {
+        test.task_queue("jobs", "{maxReplicas: 3, tasksPerWorker: 1}").await?;
+        test.condition("jobs", "Ready", "True", "Ready").await?;
+        kubectl(&test, &["annotate", "tq", "jobs", "soloist.dev/paused=true"]).await?;
+        let message = test.condition("jobs", "ScalingActive", "False", "Paused").await?;
+        ensure!(message.contains("annotation soloist.dev/paused"), "{message}");
+        let table = kubectl(&test, &["get", "tq", "jobs"]).await?;
+        ensure!(table.contains("Paused"), "{table}");
+
+        let celery = test.celery().await?;
+        let result = soloist::send(&celery, "jobs", "tasks.add", (2, 2)).await?;
+        soloist::holds(HOLDS, async || {
+            let replicas = test.replicas("jobs").await?;
+            ensure!(replicas == 0, "{replicas} replicas");
+            Ok(())
+        })
+        .await?;
+        kubectl(&test, &["annotate", "tq", "jobs", "soloist.dev/paused-"]).await?;
+        soloist::value(&result, START).await?;
+        test.condition("jobs", "ScalingActive", "True", "Active").await.map(drop)
     })
     .await
 }

@@ -77,6 +77,12 @@ pub const MAX_NAME_LENGTH: usize = 52;
         json_path = ".spec.scaling.maxReplicas",
         description = "Most workers"
     ),
+    printcolumn(
+        name = "Scaling",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"ScalingActive\")].reason",
+        description = "Whether the number of workers follows the backlog (Active), or why not"
+    ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(
         name = "Broker",
@@ -528,12 +534,14 @@ pub struct ScalingSpec {
     pub tasks_per_worker: Option<u32>,
 
     /// Auto (the default): the operator sets the number of workers. Recommend: it says in status.decision what it would set, and leaves
-    /// the number to whoever else sets it, such as a HorizontalPodAutoscaler on the workers' Deployment. Off: it doesn't even say.
+    /// the number to whoever else sets it, such as a HorizontalPodAutoscaler on the workers' Deployment. "Off": it doesn't even say; write it
+    /// in quotes, as YAML takes a bare Off for `false`.
     /// spec.replicas counts in every mode.
     #[serde(default)]
     pub mode: ScalingMode,
 
-    /// Hold the number of workers where it is. The backlog is still shown.
+    /// Hold the number of workers where it is. The backlog is still shown. The annotation `soloist.dev/paused: "true"` does the same, for
+    /// those who may not or cannot change the spec, such as where GitOps would change it back.
     #[serde(default)]
     pub paused: bool,
 

@@ -145,7 +145,10 @@ impl Scope {
             })
             .applied_objects()
             // A status that was written is no reason to reconcile.
-            .predicate_filter(predicates::generation.combine(predicates::labels), Default::default())
+            .predicate_filter(
+                predicates::generation.combine(predicates::labels).combine(predicates::annotations),
+                Default::default(),
+            )
             .map_ok(move |task_queue| {
                 let rivals = looking.rivals(&task_queue);
                 stream::iter(rivals).chain(stream::iter([guarded_reference(&task_queue)])).map(Ok)

@@ -12,10 +12,12 @@ use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use kube::ResourceExt as _;
 
 use super::law::{self, Fallback, Goal, Observation, Terms};
+use super::metadata::PAUSED_ANNOTATION;
 use super::schedule::Bounds;
-use crate::api::v1alpha1::{ScalingMode, TaskQueueSpec};
+use crate::api::v1alpha1::{ScalingMode, TaskQueue};
 
 /// Time between two decisions while there is something to do, and while there is not. News of the broker and of pods come in between.
 const WHILE_ACTIVE: Duration = Duration::from_secs(1);
@@ -65,7 +67,7 @@ pub struct Policy {
     /// What to do about it.
     pub mode: ScalingMode,
     /// Hold the number where it is.
-    pub paused: bool,
+    pub paused: Option<Pause>,
     /// A number set by hand.
     pub manual: Option<u16>,
     /// The queues belong to another TaskQueue, so that nothing may run.
@@ -75,9 +77,9 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// The policy that a spec states for a time, `claimed` if another TaskQueue holds one of its queues.
-    pub fn new(spec: &TaskQueueSpec, claimed: bool, now: Timestamp) -> Self {
-        let scaling = &spec.scaling;
+    /// The policy that a TaskQueue states for a time, `claimed` if another TaskQueue holds one of its queues.
+    pub fn new(task_queue: &TaskQueue, claimed: bool, now: Timestamp) -> Self {
+        let scaling = &task_queue.spec.scaling;
         let Bounds { min, max, problem } = Bounds::at(now, scaling);
         let goal = match (scaling.max_wait_seconds, scaling.tasks_per_worker.and_then(NonZeroU32::new)) {
             (None, Some(tasks)) => Goal::TasksPerWorker(tasks),
@@ -98,10 +100,38 @@ impl Policy {
                 fallback,
             },
             mode: scaling.mode,
-            paused: scaling.paused,
-            manual: spec.replicas,
+            paused: Pause::of(task_queue),
+            manual: task_queue.spec.replicas,
             claimed,
             problem,
+        }
+    }
+}
+
+/// Where the user said that the number of workers is to be held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Pause {
+    /// In the spec.
+    Spec,
+    /// By the annotation.
+    Annotation,
+}
+
+impl Pause {
+    /// Whether a TaskQueue is paused, and by what. Who sets the annotation means it: only `false` is as good as nothing.
+    fn of(task_queue: &TaskQueue) -> Option<Self> {
+        let annotation = task_queue.annotations().get(PAUSED_ANNOTATION);
+        match task_queue.spec.scaling.paused {
+            true => Some(Self::Spec),
+            false => annotation.filter(|value| *value != "false").map(|_| Self::Annotation),
+        }
+    }
+
+    /// What is to be said of it.
+    pub fn sentence(self) -> &'static str {
+        match self {
+            Self::Spec => "spec.scaling.paused is set",
+            Self::Annotation => "the annotation soloist.dev/paused is set",
         }
     }
 }
@@ -112,7 +142,7 @@ pub enum DecisionReason {
     /// What the control law found.
     Law(law::Reason),
     /// The user said pause.
-    Paused,
+    Paused(Pause),
     /// The user set the number.
     Manual,
     /// Another TaskQueue has the queue.
@@ -128,7 +158,7 @@ impl DecisionReason {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Law(reason) => reason.as_str(),
-            Self::Paused => "Paused",
+            Self::Paused(_) => "Paused",
             Self::Manual => "Manual",
             Self::QueueClaimed => "QueueClaimed",
             Self::Recommended => "Recommended",
@@ -239,13 +269,15 @@ fn ordered(decision: Decision, policy: &Policy, asked_for: u16) -> Decision {
                 format!("{asked_for}: left alone, spec.scaling.mode is Off"),
             )
         },
-        (ScalingMode::Auto, None) if policy.paused => {
-            // `maxReplicas` may have been lowered, which holds whatever else.
-            let held = policy.law.bounded(asked_for.into());
-            let sentence = format!("{held}: held, spec.scaling.paused is set; otherwise {otherwise}");
-            fixed(held, DecisionReason::Paused, sentence)
-        }
-        (ScalingMode::Auto, None) => decision,
+        (ScalingMode::Auto, None) => match policy.paused {
+            Some(pause) => {
+                // `maxReplicas` may have been lowered, which holds whatever else.
+                let held = policy.law.bounded(asked_for.into());
+                let sentence = format!("{held}: held, {}; otherwise {otherwise}", pause.sentence());
+                fixed(held, DecisionReason::Paused(pause), sentence)
+            }
+            None => decision,
+        },
     }
 }
 

@@ -28,6 +28,9 @@ pub const DRAINING_SINCE_ANNOTATION: &str = "soloist.dev/draining-since";
 /// The annotation by which Kubernetes prefers one pod of a ReplicaSet to another when it scales in.
 pub const DELETION_COST_ANNOTATION: &str = "controller.kubernetes.io/pod-deletion-cost";
 
+/// The annotation on a TaskQueue by which scaling is held without a change of the spec, which GitOps would take back.
+pub const PAUSED_ANNOTATION: &str = "soloist.dev/paused";
+
 /// Name of the ValidatingAdmissionPolicy, and of its binding, by which the API server refuses the deletion of workers that aren't drained.
 pub const SCALE_IN_POLICY: &str = "soloist-scale-in";
 

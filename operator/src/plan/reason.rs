@@ -115,8 +115,8 @@ reasons! {
     NameConflict => "Rename the TaskQueue, or delete the Deployment.",
     /// The number of workers follows the backlog.
     Active => "Nothing.",
-    /// spec.scaling.paused is set: the number of workers is held.
-    Paused => "Set spec.scaling.paused to false to go on.",
+    /// spec.scaling.paused or the annotation soloist.dev/paused is set: the number of workers is held.
+    Paused => "Set spec.scaling.paused to false, or remove the annotation (`kubectl annotate tq NAME soloist.dev/paused-`), to go on.",
     /// spec.replicas is set: the number of workers is fixed by hand.
     ManualReplicas => "Remove spec.replicas to go on.",
     /// The length of the queues isn't known: the number of workers is held.

@@ -234,7 +234,7 @@ fn workers_available(workers: &Workers, decision: &Decision) -> Stated {
 fn scaling_active(facts: &Facts<'_>) -> Stated {
     let stated = |status, reason, message: &str| Stated::new(SCALING_ACTIVE, status, reason, message);
     match facts.decision.reason {
-        DecisionReason::Paused => stated(FALSE, Reason::Paused, "spec.scaling.paused is set"),
+        DecisionReason::Paused(pause) => stated(FALSE, Reason::Paused, pause.sentence()),
         DecisionReason::Manual => stated(FALSE, Reason::ManualReplicas, "spec.replicas is set"),
         DecisionReason::QueueClaimed => {
             stated(FALSE, Reason::QueueClaimed, "another TaskQueue has one of the queues")
@@ -281,12 +281,14 @@ fn scale_in_protection(protection: Protection) -> Stated {
         Protection::Missing => stated(
             FALSE,
             Reason::BestEffort,
-            "best effort: the ValidatingAdmissionPolicy soloist-scale-in or its binding is missing; workers drain before they go, but              Kubernetes may choose another one",
+            "best effort: the ValidatingAdmissionPolicy soloist-scale-in or its binding is missing; workers drain before they go, but \
+             Kubernetes may choose another one",
         ),
         Protection::Unknown => stated(
             UNKNOWN,
             Reason::BestEffort,
-            "best effort, as far as is known: the operator could not look for the ValidatingAdmissionPolicy soloist-scale-in; workers              drain before they go",
+            "best effort, as far as is known: the operator could not look for the ValidatingAdmissionPolicy soloist-scale-in; workers \
+             drain before they go",
         ),
     }
 }

@@ -42,7 +42,7 @@ pub(crate) fn policy(yaml: &str, begins: Timestamp) -> Result<(Policy, Schedules
         scaling.max_wait_seconds.is_none() || scaling.tasks_per_worker.is_none(),
         "scaling.maxWaitSeconds and scaling.tasksPerWorker exclude each other"
     );
-    let autoscaler::Policy { law, problem, .. } = autoscaler::Policy::new(&task_queue.spec, false, begins);
+    let autoscaler::Policy { law, problem, .. } = autoscaler::Policy::new(&task_queue, false, begins);
     if let Some(problem) = problem {
         anyhow::bail!(problem);
     }

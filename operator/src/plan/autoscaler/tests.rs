@@ -9,6 +9,11 @@ fn policy(settings: Value) -> Policy {
 }
 
 fn spec_policy(settings: Value, manual: Option<u16>, claimed: bool) -> Policy {
+    policy_of(json!({}), settings, manual, claimed)
+}
+
+/// The same of a TaskQueue with these annotations.
+fn policy_of(annotations: Value, settings: Value, manual: Option<u16>, claimed: bool) -> Policy {
     let mut scaling = json!({"maxReplicas": 50});
     scaling.as_object_mut().unwrap().extend(settings.as_object().unwrap().clone());
     let spec = json!({
@@ -18,7 +23,13 @@ fn spec_policy(settings: Value, manual: Option<u16>, claimed: bool) -> Policy {
         "scaling": scaling,
     });
     let noon = "2026-11-23T12:00:00Z".parse().unwrap();
-    Policy::new(&serde_json::from_value(spec).unwrap(), claimed, noon)
+    let task_queue = json!({
+        "apiVersion": "soloist.dev/v1alpha1",
+        "kind": "TaskQueue",
+        "metadata": {"name": "red", "annotations": annotations},
+        "spec": spec,
+    });
+    Policy::new(&serde_json::from_value(task_queue).unwrap(), claimed, noon)
 }
 
 /// One worker for ten tasks.
@@ -109,12 +120,29 @@ fn tasks_on_workers_that_leave_are_no_reason_for_more() {
 fn pause_holds_within_the_bounds() {
     let paused = policy(json!({"paused": true, "tasksPerWorker": 10}));
     let decision = decided(&observed(500, 0, 4), &paused);
-    assert_eq!((decision.replicas, decision.ask_for, decision.reason), (4, Some(4), DecisionReason::Paused));
+    let reason = DecisionReason::Paused(Pause::Spec);
+    assert_eq!((decision.replicas, decision.ask_for, decision.reason), (4, Some(4), reason));
     assert_eq!(
         decision.sentence,
         "4: held, spec.scaling.paused is set; otherwise 50: ceil((500 ready + 0 running) / 10)"
     );
     assert_eq!(decided(&observed(500, 0, 80), &paused).replicas, 50);
+}
+
+#[test]
+fn an_annotation_pauses_where_the_spec_does_not() {
+    let annotated = |value: &str, mode: &str| {
+        let settings = json!({"mode": mode, "tasksPerWorker": 10});
+        policy_of(json!({"soloist.dev/paused": value}), settings, None, false)
+    };
+    let decision = decided(&observed(500, 0, 4), &annotated("true", "Auto"));
+    let reason = DecisionReason::Paused(Pause::Annotation);
+    assert_eq!((decision.ask_for, decision.reason), (Some(4), reason));
+    assert!(decision.sentence.starts_with("4: held, the annotation soloist.dev/paused is set;"));
+    assert_eq!(decided(&observed(500, 0, 4), &annotated("", "Auto")).reason, reason);
+    assert_eq!(decided(&observed(500, 0, 4), &annotated("false", "Auto")).ask_for, Some(50));
+    // Nothing moves the number there anyway.
+    assert_eq!(decided(&observed(500, 0, 4), &annotated("true", "Off")).reason, DecisionReason::Off);
 }
 
 #[test]

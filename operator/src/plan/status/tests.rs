@@ -1,4 +1,5 @@
 use super::*;
+use crate::plan::autoscaler::Pause;
 
 fn decision(replicas: u16, reason: DecisionReason) -> Decision {
     Decision::of(replicas, reason)
@@ -92,7 +93,7 @@ fn missing_policies_warn_but_do_not_stop() {
 
 #[test]
 fn pause_is_shown_but_nothing_is_wrong() {
-    let all = stated(|world| world.decision = decision(1, DecisionReason::Paused));
+    let all = stated(|world| world.decision = decision(1, DecisionReason::Paused(Pause::Spec)));
     assert_eq!(brief(&all, SCALING_ACTIVE), ("False", Reason::Paused));
     assert_eq!(brief(&all, READY), ("True", Reason::Ready));
     assert!(all.iter().all(|stated| !stated.is_warning()));
@@ -206,7 +207,7 @@ fn successor_does_not_tell_it_again() {
 #[test]
 fn what_the_user_switches_is_told_both_ways() {
     let mut told = Told::default();
-    let paused = stated(|world| world.decision = decision(1, DecisionReason::Paused));
+    let paused = stated(|world| world.decision = decision(1, DecisionReason::Paused(Pause::Spec)));
     assert_eq!(reasons(told.news(&paused)), [Reason::Paused]);
     assert_eq!(reasons(told.news(&stated(|_| {}))), [Reason::Active]);
 }
