@@ -6,6 +6,7 @@ use futures_util::stream::{self, StreamExt as _};
 use k8s_openapi::api::admissionregistration::v1::{
     ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
 };
+use kube::api::ListParams;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client};
 use tokio::sync::watch;
@@ -23,13 +24,34 @@ enum Seen {
 
 /// Keeps `protection` true for ever.
 pub(super) async fn watch(client: &Client, protection: &watch::Sender<Protection>) {
+    let mut told = false;
     loop {
-        let error = follow(client, protection).await;
-        if is_forbidden(&error) {
-            set(protection, Protection::Unknown);
-            tokio::time::sleep(FORBIDDEN).await;
+        // Asked for first: a watch that is refused is a warning in the log each time, and in single-namespace mode that is how it should be.
+        let forbidden = is_refused(client).await || is_forbidden(&follow(client, protection).await);
+        if !forbidden {
+            told = false;
+            continue;
         }
+        set(protection, Protection::Unknown);
+        if !std::mem::replace(&mut told, true) {
+            tracing::info!(
+                policy = SCALE_IN_POLICY,
+                "not allowed to look for the policy that protects workers, as is usual in single-namespace mode: they drain before they go, on \
+                 best effort"
+            );
+        }
+        tokio::time::sleep(FORBIDDEN).await;
     }
+}
+
+/// Whether the API server refuses to show policy or binding.
+async fn is_refused(client: &Client) -> bool {
+    let one = ListParams::default().fields(&format!("metadata.name={SCALE_IN_POLICY}"));
+    let refused =
+        |error: Option<kube::Error>| matches!(error, Some(kube::Error::Api(status)) if status.is_forbidden());
+    let policies: Api<ValidatingAdmissionPolicy> = Api::all(client.clone());
+    let bindings: Api<ValidatingAdmissionPolicyBinding> = Api::all(client.clone());
+    refused(policies.list_metadata(&one).await.err()) || refused(bindings.list_metadata(&one).await.err())
 }
 
 /// Follows policy and binding until one of them can't be read.
