@@ -19,7 +19,9 @@ use crate::api::v1alpha1::{OnDrainTimeout, TaskQueue};
 use crate::broker::{Order, OrderKind};
 use crate::plan::changes::replicas;
 use crate::plan::drain::{self, Activity, Plan, ReplicaSet, Situation, Stage, State, Step, plan};
-use crate::plan::metadata::{DELETION_COST_ANNOTATION, DRAINING_SINCE_ANNOTATION, OPERATOR, STATE_LABEL};
+use crate::plan::metadata::{
+    DELETION_COST_ANNOTATION, DRAINING_SINCE_ANNOTATION, OPERATOR, RESUMING_SINCE_ANNOTATION, STATE_LABEL,
+};
 use crate::plan::reason::Reason;
 use crate::plan::status::BrokerState;
 use crate::plan::workers::WorkerPod;
@@ -58,14 +60,15 @@ impl RefusedLabels {
         self.0.get(pod).is_some_and(|at| now.duration_since(*at) < RETRY_REFUSED)
     }
 
-    /// Forgets the pods that have nothing to be refused any more.
-    fn retain(&mut self, is_wanted: impl Fn(&str) -> bool) {
-        self.0.retain(|pod, _| is_wanted(pod));
+    /// Forgets the pods that are gone.
+    fn retain(&mut self, is_there: impl Fn(&str) -> bool) {
+        self.0.retain(|pod, _| is_there(pod));
     }
 
-    /// The wait until one of them is to be tried again.
+    /// The wait until one of them may be tried again.
     fn put_off(&self, now: Instant) -> Option<Duration> {
-        self.0.values().map(|at| RETRY_REFUSED.saturating_sub(now.duration_since(*at))).min()
+        let left = self.0.values().filter_map(|at| RETRY_REFUSED.checked_sub(now.duration_since(*at)));
+        left.filter(|left| !left.is_zero()).min()
     }
 }
 
@@ -119,10 +122,13 @@ impl Workers {
         context: &Context,
     ) -> Drained {
         count_interrupted(self, observed, memory, context);
+        let refused = &mut memory.refused_labels;
+        refused.retain(|name| self.pods.iter().any(|pod| pod.name == name));
+        let now = Instant::now();
+        self.pods.iter_mut().for_each(|pod| pod.refused = refused.is_recent(&pod.name, now));
         let Plan { steps, overdue } = plan(&self.situation(task_queue, wanted));
         tell_overdue(task_queue, overdue, memory, context).await;
         let mut drained = Drained { replicas: 0, is_outdated: false, error: None, put_off: None };
-        memory.refused_labels.retain(|pod| steps.contains_key(pod));
         let pods = Api::namespaced(context.client.clone(), &task_queue.namespace().unwrap_or_default());
         let mut taking = Vec::new();
         let mut failed = HashSet::new();
@@ -183,7 +189,7 @@ impl Workers {
         let Some(pod) = self.pods.iter_mut().find(|pod| pod.name == name) else { return };
         match step {
             Step::Mark if pod.state == State::Draining => {
-                context.metrics.drain_duration.observe(pod.draining_for.as_secs_f64());
+                context.metrics.drain_duration.observe(pod.draining_for.unwrap_or_default().as_secs_f64());
             }
             Step::Force if !matches!(pod.activity, Activity::Idle { .. }) => {
                 context.metrics.interrupted_tasks.inc();
@@ -200,7 +206,9 @@ fn candidate(
     obeyed: &HashSet<String>,
     now: Timestamp,
 ) -> Option<drain::Pod> {
-    let draining_for = pod.draining_since.map(|since| now.duration_since(since));
+    // The clock of the one that wrote it may be ahead of ours.
+    let draining_for =
+        pod.draining_since.map(|since| Duration::try_from(now.duration_since(since)).unwrap_or_default());
     let activity = activity.get(&pod.node).copied().unwrap_or(Activity::Silent);
     // A node that is cut off tells nothing of a container that it has made; the worker in it does.
     let hangs = pod.hangs() && activity == Activity::Silent;
@@ -208,11 +216,12 @@ fn candidate(
         name: pod.name.clone(),
         replica_set: pod.replica_set.clone()?,
         state: pod.state,
-        draining_for: draining_for.and_then(|time| Duration::try_from(time).ok()).unwrap_or_default(),
+        draining_for,
         stage: if hangs { Stage::Stuck } else { pod.stage },
         activity,
         // One that serves is to be ready, which its probe says a moment later.
         confirmed: obeyed.contains(&pod.node) && (pod.state != State::Resuming || pod.ready),
+        refused: false,
     })
 }
 
@@ -261,17 +270,19 @@ async fn label(
 /// The label and what goes with it, with what must not have changed since.
 fn patch(pod: &WorkerPod, step: Step, now: Timestamp) -> Value {
     let state = step.state();
-    let since = match (state, pod.draining_since) {
+    let draining_since = match (state, pod.draining_since) {
         (State::Draining | State::Drained, Some(since)) if pod.state == State::Draining => Some(since),
         (State::Draining, _) => Some(now),
         _ => None,
     };
+    let resuming_since = (state == State::Resuming).then_some(now);
     json!({"metadata": {
         "uid": pod.uid,
         "resourceVersion": pod.resource_version,
         "labels": {STATE_LABEL: state.label()},
         "annotations": {
-            DRAINING_SINCE_ANNOTATION: since.map(|since| since.to_string()),
+            DRAINING_SINCE_ANNOTATION: draining_since.map(|since| since.to_string()),
+            RESUMING_SINCE_ANNOTATION: resuming_since.map(|since| since.to_string()),
             DELETION_COST_ANNOTATION: (state == State::Drained).then_some(LOWEST_COST),
         },
     }})
@@ -341,6 +352,7 @@ mod tests {
         assert_eq!(marked["metadata"]["annotations"][cost], "-2147483648");
         let resumed = patch(&pod(State::Drained), Step::Resume, now);
         assert_eq!(resumed["metadata"]["annotations"][cost], Value::Null);
+        assert_eq!(resumed["metadata"]["annotations"]["soloist.dev/resuming-since"], "1970-01-01T00:00:00Z");
         assert_eq!(
             patch(&pod(State::Resuming), Step::Serve, now)["metadata"]["labels"][STATE_LABEL],
             Value::Null
@@ -356,6 +368,7 @@ mod tests {
         assert!(refused.note("a", now));
         assert!(refused.is_recent("a", now) && !refused.is_recent("b", now));
         let later = now + RETRY_REFUSED;
+        assert_eq!(refused.put_off(later), None);
         assert_eq!(refused.put_off(now), Some(RETRY_REFUSED));
         assert!(!refused.is_recent("a", later));
         assert!(!refused.note("a", later), "it was told before");

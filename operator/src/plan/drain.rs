@@ -95,14 +95,16 @@ pub struct Pod {
     pub replica_set: String,
     /// Its label.
     pub state: State,
-    /// For how long it has been draining.
-    pub draining_for: Duration,
+    /// For how long it has been draining; none if its worker wasn't told to.
+    pub draining_for: Option<Duration>,
     /// How far it has come.
     pub stage: Stage,
     /// What its worker does.
     pub activity: Activity,
     /// Whether its worker has answered that it is as far as it was told to be: drained, or consuming again.
     pub confirmed: bool,
+    /// Whether the API server has just refused its label: another one leaves in its place.
+    pub refused: bool,
 }
 
 /// The number of pods that a ReplicaSet is to have.
@@ -185,7 +187,7 @@ pub fn plan(situation: &Situation<'_>) -> Plan {
             let mut staying: Vec<&Pod> = pods
                 .iter()
                 .copied()
-                .filter(|pod| !pod.state.is_leaving() && pod.stage != Stage::Unscheduled)
+                .filter(|pod| !pod.state.is_leaving() && pod.stage != Stage::Unscheduled && !pod.refused)
                 .collect();
             staying.sort_by_key(|pod| preference(pod));
             for pod in staying.into_iter().take(surplus - leaving.len()) {
@@ -203,7 +205,7 @@ pub fn plan(situation: &Situation<'_>) -> Plan {
         if pod.state == State::Resuming && pod.confirmed && !plan.steps.contains_key(&pod.name) {
             plan.steps.insert(pod.name.clone(), Step::Serve);
         }
-        let is_overdue = pod.state == State::Draining && pod.draining_for > situation.drain_timeout;
+        let is_overdue = pod.state == State::Draining && pod.draining_for > Some(situation.drain_timeout);
         if is_overdue && !plan.steps.contains_key(&pod.name) {
             plan.overdue.push(pod.name.clone());
         }
@@ -274,9 +276,14 @@ fn surplus(situation: &Situation<'_>, replica_set: &ReplicaSet, pods: &[&Pod]) -
 /// The next step of a pod that leaves.
 fn progress(pod: &Pod, situation: &Situation<'_>) -> Option<Step> {
     let is_busy = matches!(pod.activity, Activity::Busy { .. });
+    let can_run = matches!(pod.stage, Stage::Starting | Stage::Running);
     match pod.state {
         State::Draining if pod.confirmed || pod.stage == Stage::Stuck => Some(Step::Mark),
-        State::Draining if situation.force && pod.draining_for > situation.drain_timeout => Some(Step::Force),
+        State::Draining if situation.force && pod.draining_for > Some(situation.drain_timeout) => {
+            Some(Step::Force)
+        }
+        // It could not run when it was marked, and was told nothing. Now it can.
+        State::Drained if pod.draining_for.is_none() && can_run => Some(Step::Drain),
         // It works again after all, as a worker that knows nothing of draining does when its container is restarted.
         State::Drained if is_busy && situation.can_tell && !situation.force => Some(Step::Drain),
         _ => None,
@@ -297,7 +304,7 @@ fn preference(pod: &Pod) -> (u8, Option<Instant>, &str) {
 }
 
 /// How near to its end a pod is that leaves; the farthest are told to stay.
-fn nearness(pod: &Pod) -> (Reverse<bool>, Reverse<bool>, Reverse<Duration>, &str) {
+fn nearness(pod: &Pod) -> (Reverse<bool>, Reverse<bool>, Reverse<Option<Duration>>, &str) {
     (Reverse(pod.state == State::Drained), Reverse(pod.confirmed), Reverse(pod.draining_for), &pod.name)
 }
 

@@ -25,6 +25,9 @@ pub const STATE_LABEL: &str = "soloist.dev/state";
 /// The annotation that says since when a worker is draining.
 pub const DRAINING_SINCE_ANNOTATION: &str = "soloist.dev/draining-since";
 
+/// The annotation that says since when a worker is to consume again.
+pub const RESUMING_SINCE_ANNOTATION: &str = "soloist.dev/resuming-since";
+
 /// The annotation by which Kubernetes prefers one pod of a ReplicaSet to another when it scales in.
 pub const DELETION_COST_ANNOTATION: &str = "controller.kubernetes.io/pod-deletion-cost";
 

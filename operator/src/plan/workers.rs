@@ -11,7 +11,7 @@ use kube::ResourceExt as _;
 use super::deployment::{QUEUES_VARIABLE, WORKER_CONTAINER};
 use super::drain::{Stage, State};
 use super::law;
-use super::metadata::{DRAINING_SINCE_ANNOTATION, STATE_LABEL, node_name};
+use super::metadata::{DRAINING_SINCE_ANNOTATION, RESUMING_SINCE_ANNOTATION, STATE_LABEL, node_name};
 use super::reason::Reason;
 use super::status::{Problem, Workers};
 
@@ -33,6 +33,8 @@ pub struct WorkerPod {
     pub state: State,
     /// Since when its worker is draining.
     pub draining_since: Option<Timestamp>,
+    /// Since when its worker is to consume again.
+    pub resuming_since: Option<Timestamp>,
     /// How far it has come.
     pub stage: Stage,
     /// Whether its worker waits for its first start.
@@ -110,7 +112,7 @@ impl WorkerPod {
                 && state(&worker.state).waiting.is_some()
                 && state(&worker.last_state) == ContainerState::default()
         });
-        let since = pod.annotations().get(DRAINING_SINCE_ANNOTATION);
+        let since = |annotation: &str| pod.annotations().get(annotation)?.parse().ok();
         Some(Self {
             name: pod.name_any(),
             uid: pod.uid().unwrap_or_default(),
@@ -121,7 +123,8 @@ impl WorkerPod {
                 .find(|owner| owner.controller == Some(true) && owner.kind == "ReplicaSet")
                 .map(|owner| owner.uid.clone()),
             state: State::from_label(pod.labels().get(STATE_LABEL).map(String::as_str)),
-            draining_since: since.and_then(|since| since.parse().ok()),
+            draining_since: since(DRAINING_SINCE_ANNOTATION),
+            resuming_since: since(RESUMING_SINCE_ANNOTATION),
             stage,
             never_ran,
             disrupted: condition("DisruptionTarget").is_some_and(|disrupted| disrupted.status == "True"),
@@ -150,6 +153,17 @@ impl WorkerPod {
     /// Whether it can't have taken a task yet: workers say that they are there before they do.
     fn is_starting(&self) -> bool {
         !self.came_up && self.age < STARTING_AT_MOST
+    }
+
+    /// Since when it should be ready and isn't: it runs, and takes tasks or is to take them again.
+    fn missing_since(&self) -> Option<Timestamp> {
+        match self.state {
+            State::Serving => self.not_ready_since,
+            State::Resuming => {
+                self.not_ready_since.map(|since| self.resuming_since.unwrap_or(since).max(since))
+            }
+            State::Draining | State::Drained => None,
+        }
     }
 }
 
@@ -244,8 +258,7 @@ pub fn workers(pods: &[WorkerPod], deployment: Option<&Deployment>, now: Timesta
 
 /// When the first worker that runs without being ready will no longer count as starting, from now; nothing if there is none.
 pub fn starting_ends_in(pods: &[WorkerPod], now: Timestamp) -> Option<Duration> {
-    let staying = pods.iter().filter(|pod| !pod.terminating && pod.state == State::Serving);
-    let starting = staying.filter_map(|pod| pod.not_ready_since);
+    let starting = pods.iter().filter(|pod| !pod.terminating).filter_map(WorkerPod::missing_since);
     starting
         .filter_map(|since| STARTING_AT_MOST.checked_sub(elapsed(since, now)))
         .filter(|left| !left.is_zero())
@@ -258,8 +271,7 @@ fn elapsed(since: Timestamp, now: Timestamp) -> Duration {
 }
 
 fn readiness_problem(pod: &WorkerPod, now: Timestamp) -> Option<Problem> {
-    // A worker that takes no more tasks isn't ready, as it should be; one that resumes isn't ready yet.
-    if pod.state != State::Serving || elapsed(pod.not_ready_since?, now) < STARTING_AT_MOST {
+    if elapsed(pod.missing_since()?, now) < STARTING_AT_MOST {
         return None;
     }
     let name = pod.node.split_once('@').map_or(pod.node.as_str(), |(_, name)| name);
@@ -427,12 +439,23 @@ mod tests {
     }
 
     #[test]
-    fn worker_that_drains_or_resumes_need_not_be_ready() {
-        for state in [State::Draining, State::Drained, State::Resuming] {
+    fn worker_that_drains_need_not_be_ready() {
+        for state in [State::Draining, State::Drained] {
             let pod = WorkerPod { state, ..unready_pod("b", 95) };
             assert_eq!(problem_at(&pod, 160), None);
             assert_eq!(starting_ends_in(&[pod], Timestamp::from_second(110).unwrap()), None);
         }
+    }
+
+    #[test]
+    fn worker_that_resumes_gets_a_minute_from_then() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let pod = WorkerPod { state: State::Resuming, resuming_since: Some(at(500)), ..unready_pod("b", 95) };
+        assert_eq!(problem_at(&pod, 559), None);
+        assert_eq!(problem_at(&pod, 560), Some(Reason::WorkersNotReady));
+        assert_eq!(starting_ends_in(std::slice::from_ref(&pod), at(550)), Some(Duration::from_secs(10)));
+        let came_back = WorkerPod { not_ready_since: None, ..pod };
+        assert_eq!(problem_at(&came_back, 560), None);
     }
 
     #[test]

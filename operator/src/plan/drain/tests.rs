@@ -8,10 +8,11 @@ fn pod(name: &str, state: State, activity: Activity) -> Pod {
         name: name.to_owned(),
         replica_set: "new".to_owned(),
         state,
-        draining_for: Duration::ZERO,
+        draining_for: state.is_leaving().then_some(Duration::ZERO),
         stage: Stage::Running,
         activity,
         confirmed: false,
+        refused: false,
     }
 }
 
@@ -103,6 +104,28 @@ fn a_pod_that_cannot_run_is_marked_and_one_that_no_node_has_needs_no_mark() {
 }
 
 #[test]
+fn a_pod_that_was_marked_because_it_could_not_run_is_drained_once_it_can() {
+    let sets = sets(&[("new", 1)]);
+    let marked = Pod { draining_for: None, ..pod("a", State::Drained, Activity::Silent) };
+    for (stage, expected) in
+        [(Stage::Stuck, None), (Stage::Starting, Some(Step::Drain)), (Stage::Running, Some(Step::Drain))]
+    {
+        let pods = [Pod { stage, ..marked.clone() }];
+        assert_eq!(plan(&situation(&pods, &sets, 0)).steps.get("a").copied(), expected);
+    }
+}
+
+#[test]
+fn another_worker_leaves_where_the_label_of_one_is_refused() {
+    let refused = Pod { refused: true, ..pod("a", State::Serving, idle(50)) };
+    let pods = [refused, pod("b", State::Serving, idle(5)), pod("c", State::Serving, busy(5))];
+    let sets = sets(&[("new", 3)]);
+    assert_eq!(steps(&situation(&pods, &sets, 2)), [step("b", Step::Drain)]);
+    assert_eq!(steps(&situation(&pods, &sets, 0)), [step("b", Step::Drain), step("c", Step::Drain)]);
+    assert_eq!(replicas(&situation(&pods, &sets, 2)), 3, "none of them may go yet");
+}
+
+#[test]
 fn load_that_returns_brings_the_farthest_from_leaving_back() {
     let pods = [
         pod("drained", State::Drained, idle(5)),
@@ -147,7 +170,7 @@ fn a_drained_worker_that_works_again_is_protected_again() {
 
 #[test]
 fn what_hangs_is_overdue_and_given_up_only_if_the_user_said_so() {
-    let hung = Pod { draining_for: TIMEOUT * 2, ..pod("a", State::Draining, busy(900)) };
+    let hung = Pod { draining_for: Some(TIMEOUT * 2), ..pod("a", State::Draining, busy(900)) };
     let pods = [hung];
     let sets = sets(&[("new", 1)]);
     let waits = plan(&situation(&pods, &sets, 0));
@@ -257,16 +280,17 @@ prop_compose! {
         stage in any_stage(),
         activity in any_activity(),
         confirmed: bool,
-        draining in 0..600_u64,
+        draining in proptest::option::of(0..600_u64),
     ) -> Pod {
         Pod {
             name: String::new(),
             replica_set: replica_set.to_owned(),
             state,
-            draining_for: Duration::from_secs(draining),
+            draining_for: draining.map(Duration::from_secs),
             stage,
             activity,
             confirmed,
+            refused: false,
         }
     }
 }
@@ -318,9 +342,11 @@ impl World {
     fn apply(&mut self, plan: &Plan) {
         for pod in &mut self.pods {
             if let Some(step) = plan.steps.get(&pod.name) {
+                // What can't run is marked without being told.
+                let was_told = *step == Step::Drain || pod.state == State::Draining;
+                pod.draining_for = was_told.then_some(Duration::ZERO);
                 pod.state = step.state();
                 pod.confirmed = false;
-                pod.draining_for = Duration::ZERO;
             }
         }
     }
@@ -380,8 +406,8 @@ proptest! {
                 Step::Mark => prop_assert!(
                     pod.stage == Stage::Stuck || (pod.state == State::Draining && pod.confirmed)
                 ),
-                Step::Force => prop_assert!(world.force && pod.draining_for > TIMEOUT),
-                Step::Drain => prop_assert!(world.can_tell),
+                Step::Force => prop_assert!(world.force && pod.draining_for > Some(TIMEOUT)),
+                Step::Drain => prop_assert!(world.can_tell || pod.state == State::Drained),
                 Step::Resume => prop_assert!(pod.state.is_leaving()),
                 Step::Serve => prop_assert!(pod.state == State::Resuming && pod.confirmed),
             }
