@@ -11,16 +11,20 @@ use crate::progress::Progress;
 use crate::stage::Stage;
 
 /// Starts this checkout's cluster with Soloist on it (unless it runs), runs a benchmark inside of the cluster's network,
-/// takes away what was started, and prints the outcome as the last line.
+/// takes away what was started, and prints the outcome as the last line. If it is to be `attached`, it runs on the
+/// cluster that is up, with the Soloist that is on it, and leaves both.
 ///
 /// # Errors
-/// If the stage can't be set, and those of the benchmark.
-pub async fn run<T, F, Running>(progress: &Progress, benchmark: F) -> Result<ExitCode>
+/// If the stage can't be set or no cluster is up, and those of the benchmark.
+pub async fn run<T, F, Running>(progress: &Progress, attached: bool, benchmark: F) -> Result<ExitCode>
 where
     T: Serialize + Verdict + Send + 'static,
     F: FnOnce() -> Running + Send + 'static,
     Running: Future<Output = Result<T>>,
 {
+    if attached {
+        return conclude(&Cluster::find()?.namespace().run(benchmark).await?);
+    }
     let mut stage = None;
     let outcome = tokio::select! {
         outcome = perform(progress, &mut stage, benchmark) => outcome,
@@ -30,19 +34,6 @@ where
         stage.clear(progress).await?;
     }
     conclude(&outcome?)
-}
-
-/// Runs a benchmark as [`run`] does, on the cluster that is up and with the Soloist that is on it.
-///
-/// # Errors
-/// If no cluster is up, and those of the benchmark.
-pub async fn run_attached<T, F, Running>(benchmark: F) -> Result<ExitCode>
-where
-    T: Serialize + Verdict + Send + 'static,
-    F: FnOnce() -> Running + Send + 'static,
-    Running: Future<Output = Result<T>>,
-{
-    conclude(&Cluster::find()?.namespace().run(benchmark).await?)
 }
 
 /// Prints the outcome.

@@ -28,6 +28,9 @@ struct Arguments {
     /// How many workers a burst is to become; it has ten messages for each
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i32).range(6..=100))]
     workers: i32,
+    /// On the cluster that is up, with the Soloist that is installed there
+    #[arg(long)]
+    attached: bool,
 }
 
 /// The TaskQueues, with the workers that each has before a burst.
@@ -62,7 +65,7 @@ async fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
     let progress = Progress::new();
     let inside = progress.clone();
-    benchmark::run(&progress, move || async move {
+    benchmark::run(&progress, arguments.attached, move || async move {
         let test = Test::new("bench-burst").await?;
         let within = CALM * arguments.bursts;
         test.run(within, bursts(&test, &inside, &arguments)).await

@@ -43,6 +43,9 @@ struct Arguments {
     /// How many bursts
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=1000))]
     bursts: u32,
+    /// On the cluster that is up, with the Soloist that is installed there
+    #[arg(long)]
+    attached: bool,
 }
 
 const MESSAGES: usize = 100;
@@ -90,7 +93,7 @@ async fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
     let progress = Progress::new();
     let inside = progress.clone();
-    benchmark::run(&progress, move || async move {
+    benchmark::run(&progress, arguments.attached, move || async move {
         let test = Test::new("bench-fleet").await?;
         let within = Duration::from_secs(1200 + u64::from(arguments.task_queues));
         let fleet = Fleet::new(&test, &arguments).await?;

@@ -99,49 +99,44 @@ async fn main() -> Result<ExitCode> {
             let test = Test::new("scale-in-race").await?;
             test.run(Duration::from_secs(3600), race::race(&test, &inside, tries)).await
         };
-        return if attached {
-            benchmark::run_attached(race).await
-        } else {
-            benchmark::run(&progress, race).await
-        };
+        return benchmark::run(&progress, attached, race).await;
     }
     let trial = move || async move {
         let test = Test::new("scale-in").await?;
-        operator::send_installed_away(&test).await?;
-        let outcome = test.run(Duration::from_secs(2 * 3600), trial(&test, &inside, &arguments)).await;
-        operator::bring_installed_back(&test).await?;
-        outcome
+        test.run(Duration::from_secs(2 * 3600), trial(&test, &inside, &arguments)).await
     };
-    if attached { benchmark::run_attached(trial).await } else { benchmark::run(&progress, trial).await }
+    benchmark::run(&progress, attached, trial).await
 }
 
 async fn trial(test: &Test, progress: &Progress, arguments: &Arguments) -> Result<Outcome> {
     let seconds = (arguments.min_seconds, arguments.max_seconds);
     let trial = Trial::new(test, arguments.workers, seconds).await?;
     let ways = if arguments.way.is_empty() { Way::value_variants() } else { &arguments.way };
-    let mut operator = Operator::start(test).await?;
-    let mut operator_kills = 0;
+    let (mut interrupted_tasks, mut operator_kills) = (0.0, 0);
     for way in ways {
         progress.say(format!("{way:?}: {} workers get busy", arguments.workers));
         // More than they can do at once: a worker that goes on consuming would show. The autoscaler would keep them for that.
         trial.make_busy(if *way == Way::Autoscaler { 1 } else { 2 }).await?;
         progress.say(format!("{way:?}: they are to go"));
-        operator_kills += take_away(*way, &trial, &mut operator, arguments).await?;
+        let before = operator::interrupted_by_installed(test).await?;
+        interrupted_tasks += take_away(*way, &trial, arguments).await?;
         trial.finish().await?;
-        progress.say(format!("{way:?}: {:?}", trial.figures().await?));
+        let after = operator::interrupted_by_installed(test).await?;
+        if *way == Way::Kills {
+            operator_kills += arguments.kills;
+            // Those that were sent away and came back count anew.
+            interrupted_tasks += after;
+        } else {
+            interrupted_tasks += after - before;
+        }
+        progress.say(format!("{way:?}: {:?}, {interrupted_tasks} interrupted", trial.figures().await?));
     }
     let figures = trial.figures().await?;
-    let interrupted_tasks = operator.interrupted_tasks().await?;
     Ok(Outcome { test: "scale_in", workers: arguments.workers, figures, interrupted_tasks, operator_kills })
 }
 
-/// Takes all workers away; how often the operator was killed meanwhile.
-async fn take_away(
-    way: Way,
-    trial: &Trial<'_>,
-    operator: &mut Operator,
-    arguments: &Arguments,
-) -> Result<u32> {
+/// Takes all workers away. How many tasks operators that were killed meanwhile say were interrupted.
+async fn take_away(way: Way, trial: &Trial<'_>, arguments: &Arguments) -> Result<f64> {
     match way {
         Way::Autoscaler => trial.scale(None).await?,
         Way::Replicas => trial.scale(Some(0)).await?,
@@ -165,24 +160,35 @@ async fn take_away(
             trial.test.cluster.rabbitmq.kill().await?;
             trial.test.cluster.rabbitmq.start().await?;
         }
-        Way::Kills => return with_kills(trial, operator, arguments).await,
+        Way::Kills => return with_kills(trial, arguments).await,
     }
     trial.until_gone().await?;
-    Ok(0)
+    Ok(0.0)
 }
 
-/// Scales up and down, and kills the operator at random moments meanwhile.
-async fn with_kills(trial: &Trial<'_>, operator: &mut Operator, arguments: &Arguments) -> Result<u32> {
+/// Puts an operator that can be killed in the place of the installed one, scales up and down, and kills it at random moments meanwhile. The
+/// installed one goes on with what the last one left.
+async fn with_kills(trial: &Trial<'_>, arguments: &Arguments) -> Result<f64> {
+    operator::send_installed_away(trial.test).await?;
+    let interrupted = kills(trial, arguments).await;
+    operator::bring_installed_back(trial.test).await?;
+    trial.until_gone().await?;
+    interrupted
+}
+
+async fn kills(trial: &Trial<'_>, arguments: &Arguments) -> Result<f64> {
+    let mut operator = Operator::start(trial.test).await?;
+    // Over the time of the longest task, so that it is killed at each step of some worker's way out.
+    let longest_wait = 2.0 * arguments.max_seconds / f64::from(arguments.kills.max(1));
     for kill in 0..arguments.kills {
         // Mostly down; now and then back, so that it is killed while workers are told to go on, too.
         let wanted = if kill % 4 == 3 { arguments.workers / 2 } else { 0 };
         trial.scale(Some(wanted)).await?;
-        sleep(Duration::from_secs_f64(fastrand::f64() * 2.0)).await;
+        sleep(Duration::from_secs_f64(fastrand::f64() * longest_wait)).await;
         operator.restart(trial.test).await?;
     }
     trial.scale(Some(0)).await?;
-    trial.until_gone().await?;
-    Ok(arguments.kills)
+    operator.interrupted_tasks().await
 }
 
 /// Waits until the Deployment has new pods only.

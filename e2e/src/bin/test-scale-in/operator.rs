@@ -3,12 +3,13 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use e2e::soloist::Test;
+use anyhow::{Context, Result, ensure};
+use e2e::soloist::{self, START, Scrape, Test};
 use e2e::{chart, http, images, paths, wait};
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
-use kube::api::{Patch, PatchParams};
+use kube::api::{ListParams, Patch, PatchParams};
 use serde_json::json;
 use tokio::process::{Child, Command};
 
@@ -69,7 +70,7 @@ async fn interrupted() -> Result<f64> {
     read(&http::get(&format!("http://{ADDRESS}/metrics")).await?)
 }
 
-/// The installed operator would work on our TaskQueue too, and can't be killed as often: Kubernetes waits ever longer before it starts it again.
+/// Takes the installed operator away, which can't be killed as often: Kubernetes waits ever longer before it starts it again.
 pub(crate) async fn send_installed_away(test: &Test) -> Result<()> {
     scale_installed(test, 0).await
 }
@@ -79,15 +80,31 @@ pub(crate) async fn bring_installed_back(test: &Test) -> Result<()> {
     scale_installed(test, 2).await
 }
 
-async fn scale_installed(test: &Test, replicas: u16) -> Result<()> {
+async fn scale_installed(test: &Test, replicas: usize) -> Result<()> {
     let deployments: Api<Deployment> = Api::namespaced(test.client.clone(), chart::NAMESPACE);
     let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
-    match deployments.patch_scale(chart::DEPLOYMENT, &PatchParams::default(), &patch).await {
-        Ok(_) => Ok(()),
-        // There is none where only its policy and its definitions are installed.
-        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
-        Err(error) => Err(error.into()),
+    deployments.patch_scale(chart::DEPLOYMENT, &PatchParams::default(), &patch).await?;
+    wait::until(&format!("{replicas} operators"), START, || async {
+        let pods = installed(test).await?;
+        let ready = pods.iter().filter(|pod| soloist::is_ready(pod)).count();
+        ensure!(pods.len() == replicas && ready == replicas, "there are {}, {ready} ready", pods.len());
+        Ok(Some(()))
+    })
+    .await
+}
+
+async fn installed(test: &Test) -> Result<Vec<Pod>> {
+    let pods: Api<Pod> = Api::namespaced(test.client.clone(), chart::NAMESPACE);
+    Ok(pods.list(&ListParams::default().labels("app.kubernetes.io/name=soloist")).await?.items)
+}
+
+/// Tasks that the installed operator says were interrupted since its pods were made.
+pub(crate) async fn interrupted_by_installed(test: &Test) -> Result<f64> {
+    let mut interrupted = 0.0;
+    for pod in installed(test).await? {
+        interrupted += Scrape::of(&pod).await?.sum(INTERRUPTED);
     }
+    Ok(interrupted)
 }
 
 fn read(metrics: &str) -> Result<f64> {
