@@ -24,6 +24,10 @@ pub(crate) const DEFAULT_LIMIT: u32 = 10;
 /// Header of a copy: how often the message had come back.
 const HEADER: &str = "soloist-attempts";
 
+/// Headers of a quorum queue's messages that came back. RabbitMQ 4.3 counts in the second one alone what was only given back; before, all
+/// was counted in the first.
+const QUEUE_COUNTS: [&str; 2] = ["x-delivery-count", "x-acquired-count"];
+
 /// Longest delay of a copy without Redis, from the second on.
 const APART: Duration = Duration::from_secs(20);
 
@@ -71,16 +75,17 @@ pub(crate) async fn verdict(
     (health, metrics): (&Health, &Metrics),
 ) -> Verdict {
     let Some(redis) = results.redis(health, metrics).await else {
-        let is_counted_by_queue = header(delivery, "x-delivery-count").is_some();
+        let is_counted_by_queue = QUEUE_COUNTS.iter().any(|count| header(delivery, count).is_some());
         let attempts = header(delivery, HEADER).unwrap_or(0);
         return by_header(delivery.redelivered, is_counted_by_queue, attempts, limit, chance);
     };
     let run = RunKey::new(&request.id, request.retries);
     match results.insist("begin a run again", || redis.begin_again(&run), health, metrics).await {
-        OtherRuns::Done => Verdict::Done,
-        OtherRuns::Running => Verdict::Later(LOOK_AGAIN),
-        OtherRuns::Begun(begun) if begun > limit => Verdict::GiveUp(begun),
-        OtherRuns::Begun(_) => Verdict::Run,
+        Ok(OtherRuns::Done) => Verdict::Done,
+        Ok(OtherRuns::Running) => Verdict::Later(LOOK_AGAIN),
+        Ok(OtherRuns::Begun(begun)) if begun > limit => Verdict::GiveUp(begun),
+        // Somebody else's value under our key tells nothing.
+        Ok(OtherRuns::Begun(_)) | Err(_) => Verdict::Run,
     }
 }
 
@@ -148,7 +153,8 @@ pub(crate) async fn announce(
 ) {
     while let Some(run) = done.recv().await {
         let Some(redis) = results.redis(&health, &metrics).await else { continue };
-        results.insist("finish a run", || redis.finish_run(&run), &health, &metrics).await;
+        // A plain SET, which replaces whatever is there.
+        let _ = results.insist("finish a run", || redis.finish_run(&run), &health, &metrics).await;
     }
 }
 

@@ -100,3 +100,24 @@ async fn without_redis_a_message_that_comes_back_is_run_behind_the_others_at_onc
     broker.wait_for_counts(&queue, 0, 0).await;
     broker.remove(&queue);
 }
+
+/// A quorum queue has a limit of its own, and counts what was given back in other headers with each version of RabbitMQ.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
+async fn without_redis_what_a_quorum_queue_counts_is_run_at_once() {
+    let queue = unique("counted");
+    let broker = Broker::connect().await;
+    broker.declare_quorum(&queue).await;
+    let id = unique("id");
+    broker.publish(&queue, Message::call(&id, "tasks.add", &json!([1, 2]))).await;
+    broker.give_back(&queue).await;
+    let worker = worker(&queue).env("SOLOIST_RESULTS", "rpc://").ready();
+    let received = worker.wait_for("task received", |entry| entry["id"] == id.as_str());
+    assert_eq!(received["redelivered"], json!(true));
+    worker.wait_for("task succeeded", |entry| entry["id"] == id.as_str());
+    let put_off =
+        worker.log().into_iter().find(|entry| entry["message"] == "to be run later: it waits in the broker");
+    assert_eq!(put_off, None);
+    broker.wait_for_counts(&queue, 0, 0).await;
+    broker.remove(&queue);
+}

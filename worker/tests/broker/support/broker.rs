@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use celery_client::{BrokerAddress, amqp};
 use lapin::{
     BasicProperties, Channel, Connection,
-    options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions},
+    options::{
+        BasicGetOptions, BasicNackOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions,
+    },
     types::FieldTable,
 };
 use serde_json::{Value, json};
@@ -128,6 +130,13 @@ impl Broker {
         let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
         let arguments = amqp::table(json!({"x-queue-type": "quorum"}).as_object().unwrap());
         self.channel.queue_declare(queue.into(), durable, arguments).await.unwrap();
+    }
+
+    /// Takes a message out of a queue and gives it back, as a worker does that has too many.
+    pub(crate) async fn give_back(&self, queue: &str) {
+        let message = self.channel.basic_get(queue.into(), BasicGetOptions::default()).await.unwrap();
+        let requeue = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
+        message.expect("a message waits").nack(requeue).await.unwrap();
     }
 
     /// Waits until a queue holds exactly this many messages, ready and unacknowledged, by the broker's own statistics.
