@@ -6,6 +6,8 @@ use crate::control::ControlError;
 use crate::results::{Awaited, RedisResults, Reply, StoreError, Subscriptions, Update, decode};
 use celery_protocol::result::task_key;
 use celery_protocol::{Exception, State, TaskMeta};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use serde::de::DeserializeOwned;
 use std::fmt;
 use std::time::Duration;
@@ -90,8 +92,8 @@ impl AsyncResult {
     }
 
     /// Of a task that leaves no result.
-    pub(crate) fn ignored(celery: &Celery, task_id: String) -> Self {
-        Self { celery: celery.clone(), task_id, source: Source::Ignored, parent: None }
+    pub(crate) fn ignored(celery: &Celery, task_id: String, parent: Option<Box<CanvasResult>>) -> Self {
+        Self { celery: celery.clone(), task_id, source: Source::Ignored, parent }
     }
 
     fn has_ended_badly(&self, meta: TaskMeta) -> TaskError {
@@ -99,6 +101,11 @@ impl AsyncResult {
         let exception = meta.exception().unwrap_or_else(unexplained);
         let TaskMeta { status: state, traceback, .. } = meta;
         TaskError { task_id: self.task_id.clone(), state, exception, traceback }
+    }
+
+    /// Whether the task was sent so that it leaves no result.
+    pub(crate) fn is_ignored(&self) -> bool {
+        matches!(self.source, Source::Ignored)
     }
 
     /// Id of the task.
@@ -123,8 +130,12 @@ impl AsyncResult {
     /// # Cancel safety
     /// Nothing is lost when the wait is given up: it can be taken up again.
     pub async fn get<T: DeserializeOwned>(&self, timeout: Duration) -> Result<T, ResultError> {
-        let meta = match self.wait(timeout).await {
-            // A revoked step of a chain leaves no word for the steps after it.
+        let ended = tokio::select! {
+            biased;
+            ended = self.wait(timeout) => ended,
+            error = revoked_ancestor(self.parent()) => return Err(error),
+        };
+        let meta = match ended {
             Err(late @ ResultError::Timeout { .. }) => return Err(self.bad_ancestor().await.unwrap_or(late)),
             ended => ended?,
         };
@@ -288,6 +299,27 @@ impl AsyncResult {
             Source::Ignored | Source::Rpc(_) => Ok(()),
         }
     }
+}
+
+/// Waits until a step of a chain was revoked, if that ever is: it leaves no word for the steps after it.
+///
+/// A revoked member of a chord's header does, in the chord's body.
+pub(crate) async fn revoked_ancestor(mut parent: Option<&CanvasResult>) -> ResultError {
+    let mut steps = FuturesUnordered::new();
+    while let Some(result) = parent {
+        if let CanvasResult::Task(step) = result {
+            steps.push(async move { (step, step.wait(Duration::MAX).await) });
+        }
+        parent = result.parent();
+    }
+    while let Some((step, ended)) = steps.next().await {
+        if let Ok(meta) = ended
+            && meta.status == State::Revoked
+        {
+            return ResultError::Task(Box::new(step.has_ended_badly(meta)));
+        }
+    }
+    std::future::pending().await
 }
 
 impl fmt::Debug for AsyncResult {

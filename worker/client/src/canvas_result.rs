@@ -1,12 +1,13 @@
 //! Results of canvases: groups, and what a canvas's result may be.
 
-use crate::async_result::{AsyncResult, ResultError};
+use crate::async_result::{AsyncResult, ResultError, revoked_ancestor};
 use crate::celery::Celery;
 use celery_protocol::TaskMeta;
 use celery_protocol::result::ResultTuple;
 use futures_util::future::{BoxFuture, FutureExt, try_join_all};
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
+use std::collections::HashSet;
 use std::time::Duration;
 
 /// What comes of a canvas: one result, or those of a group.
@@ -21,11 +22,19 @@ pub enum CanvasResult {
 impl CanvasResult {
     /// The results behind a handle. Those of a canvas that is about to be sent have to be made before.
     pub(crate) fn new(celery: &Celery, handle: ResultTuple) -> Self {
-        let parent = handle.parent.map(|parent| Box::new(Self::new(celery, *parent)));
+        Self::of(celery, handle, &HashSet::new())
+    }
+
+    /// The same, where tasks of the `ignored` ids leave no result.
+    pub(crate) fn of(celery: &Celery, handle: ResultTuple, ignored: &HashSet<String>) -> Self {
+        let parent = handle.parent.map(|parent| Box::new(Self::of(celery, *parent, ignored)));
         match handle.members {
+            None if ignored.contains(&handle.id) => {
+                Self::Task(AsyncResult::ignored(celery, handle.id, parent))
+            }
             None => Self::Task(AsyncResult::new(celery, handle.id, parent)),
             Some(members) => {
-                let members = members.into_iter().map(|member| Self::new(celery, member)).collect();
+                let members = members.into_iter().map(|member| Self::of(celery, member, ignored)).collect();
                 Self::Group(GroupResult { celery: celery.clone(), id: handle.id, members, parent })
             }
         }
@@ -58,7 +67,8 @@ impl CanvasResult {
         }
     }
 
-    /// Waits until all of it has ended, and returns the value; of a group, the list of its members' values.
+    /// Waits until all of it has ended, and returns the value; of a group, the list of its members' values, where those
+    /// that leave no result are null.
     ///
     /// # Errors
     /// As of [`AsyncResult::get`]; of a group, the first failure there is.
@@ -87,7 +97,7 @@ impl CanvasResult {
             match self {
                 Self::Task(result) => result.get(timeout).await,
                 Self::Group(group) => {
-                    let values = try_join_all(group.members.iter().map(|member| member.raw(timeout))).await?;
+                    let values = group.raw_members(timeout).await?;
                     Ok(serde_json::value::to_raw_value(&values).expect("raw JSON always serialises"))
                 }
             }
@@ -130,20 +140,40 @@ impl GroupResult {
         self.members.iter().flat_map(CanvasResult::tasks).collect()
     }
 
-    /// Waits until all members have ended, and returns their values in the group's order.
+    /// Waits until all members have ended, and returns their values in the group's order. Those that leave no result are
+    /// null, and aren't waited for.
     ///
     /// # Errors
     /// As of [`AsyncResult::get`], with the first failure there is.
     pub async fn get<T: DeserializeOwned>(&self, timeout: Duration) -> Result<Vec<T>, ResultError> {
-        try_join_all(self.members.iter().map(|member| member.get(timeout))).await
+        let values = self.raw_members(timeout).await?;
+        self.members.iter().zip(&values).map(|(member, value)| member.read(value)).collect()
     }
 
-    /// Waits until all tasks in it have ended, however that was, and returns what is known of each.
+    async fn raw_members(&self, timeout: Duration) -> Result<Vec<Box<RawValue>>, ResultError> {
+        let raw = async |member: &CanvasResult| match member {
+            CanvasResult::Task(task) if task.is_ignored() => Ok(RawValue::NULL.to_owned()),
+            member => member.raw(timeout).await,
+        };
+        tokio::select! {
+            biased;
+            values = try_join_all(self.members.iter().map(raw)) => values,
+            error = revoked_ancestor(self.parent()) => Err(error),
+        }
+    }
+
+    /// Its tasks that leave a result.
+    fn known(&self) -> impl Iterator<Item = &AsyncResult> {
+        self.tasks().into_iter().filter(|task| !task.is_ignored())
+    }
+
+    /// Waits until all tasks in it have ended, however that was, and returns what is known of each. Those that leave no
+    /// result are left out.
     ///
     /// # Errors
     /// When one hasn't ended in time, or there is no way to know.
     pub async fn wait(&self, timeout: Duration) -> Result<Vec<TaskMeta>, ResultError> {
-        try_join_all(self.tasks().into_iter().map(|task| task.wait(timeout))).await
+        try_join_all(self.known().map(|task| task.wait(timeout))).await
     }
 
     /// What is known now of each task in it; none where that is nothing.
@@ -157,7 +187,13 @@ impl GroupResult {
                 let ids: Vec<&str> = tasks.iter().map(|task| task.id()).collect();
                 Ok(store.get_many(&ids).await?)
             }
-            Err(_) => try_join_all(tasks.iter().map(|task| task.meta())).await,
+            Err(_) => {
+                let meta = async |task: &&AsyncResult| match task.is_ignored() {
+                    true => Ok(None),
+                    false => task.meta().await,
+                };
+                try_join_all(tasks.iter().map(meta)).await
+            }
         }
     }
 
@@ -170,12 +206,12 @@ impl GroupResult {
         Ok(metas.into_iter().flatten().filter(|meta| meta.status.is_final()).count())
     }
 
-    /// Whether all of its tasks have ended.
+    /// Whether all of its tasks have ended, as far as they leave results.
     ///
     /// # Errors
     /// When there is no way to know.
     pub async fn ready(&self) -> Result<bool, ResultError> {
-        Ok(self.completed().await? == self.tasks().len())
+        Ok(self.completed().await? == self.known().count())
     }
 
     /// Keeps the list of members in the result store for a day, so that [`Celery::saved_group`], or Celery's

@@ -12,7 +12,9 @@ use celery_protocol::signature::{Route, SignatureError};
 use celery_protocol::{Map, Request, Signature, delay};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::HashSet;
 use uuid::Uuid;
 
 /// Messages of one canvas that are on their way at once.
@@ -150,7 +152,9 @@ impl Celery {
                 store.begin_chord(chord, true).await?;
             }
         }
-        let result = CanvasResult::new(self, plan.result);
+        let mut ignored = HashSet::new();
+        plan.calls.iter().for_each(|call| note_ignored(call, &mut ignored));
+        let result = CanvasResult::of(self, plan.result, &ignored);
         let send = async |call: &Signature| {
             let (request, now) = self.request(call)?;
             self.publish(&request, call.route(), now).await
@@ -164,7 +168,7 @@ impl Celery {
     pub(crate) async fn send_one(&self, signature: &Signature) -> Result<AsyncResult, SendError> {
         let (request, now) = self.request(signature)?;
         let result = match request.ignore_result {
-            Some(true) => AsyncResult::ignored(self, request.id.clone()),
+            Some(true) => AsyncResult::ignored(self, request.id.clone(), None),
             _ => AsyncResult::new(self, request.id.clone(), None),
         };
         let route = self.0.routes.find(signature).cloned().unwrap_or_else(|| signature.route());
@@ -222,6 +226,24 @@ impl Celery {
         let seconds = u32::try_from(wait.as_secs()).unwrap_or(delay::MAX_SECONDS);
         delay::queue_key(queue).filter(|_| seconds > 0)?;
         delay::routing_key(seconds, queue)
+    }
+}
+
+/// Notes the ids of all that leaves no result, of a call and of what it takes along.
+fn note_ignored(call: &Signature, ids: &mut HashSet<String>) {
+    if call.option("ignore_result") == Some(&Value::Bool(true)) {
+        ids.extend(call.text_option("task_id").map(str::to_owned));
+    }
+    let parts = ["chain", "chord"].into_iter().filter_map(|name| call.option(name));
+    let members = call.kwargs.values().filter(|_| call.subtask_type.is_some());
+    for part in parts.chain(members) {
+        let list = std::slice::from_ref(part);
+        for signature in part.as_array().map_or(list, Vec::as_slice) {
+            // What isn't a signature has no result.
+            if let Ok(signature) = Signature::deserialize(signature) {
+                note_ignored(&signature, ids);
+            }
+        }
     }
 }
 

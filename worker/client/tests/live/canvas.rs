@@ -71,6 +71,7 @@ async fn canvases_of_any_kind_give_what_celery_gives() {
 
     results_know_what_came_before_and_after(celery).await;
     failures_reach_who_waits(celery).await;
+    a_group_waits_for_no_result_that_nobody_stores(celery).await;
     groups_are_saved_for_celery(celery, &worker, &redis).await;
     worker.stop().await;
 }
@@ -135,14 +136,42 @@ async fn failures_reach_who_waits(celery: &Celery) {
     assert!(matches!(group.get::<Value>(PATIENCE).await, Err(ResultError::Task(_))));
     assert_eq!(group.completed().await.unwrap(), 2);
 
-    // A step that was revoked leaves no word for those after it.
-    let first = add(1).arg(1).countdown(Duration::from_secs(2));
-    let revoked = celery.send(&(first | add(1))).await.unwrap();
+    revoked_steps_reach_who_waits(celery).await;
+}
+
+async fn revoked_steps_reach_who_waits(celery: &Celery) {
+    // A step that was revoked leaves no word for those after it: whoever waits for them looks at it.
+    let later = || add(1).arg(1).countdown(Duration::from_secs(2));
+    let by_step = |error: ResultError| match error {
+        ResultError::Task(error) => (error.state, error.task_id),
+        error => panic!("{error}"),
+    };
+    let begun = Instant::now();
+    let revoked = celery.send(&(later() | add(1) | add(2))).await.unwrap();
+    let CanvasResult::Task(first) = revoked.parent().unwrap().parent().unwrap() else { panic!("not a task") };
+    first.revoke().await.unwrap();
+    let error = revoked.get::<Value>(Duration::MAX).await.unwrap_err();
+    assert_eq!(by_step(error), (State::Revoked, first.id().to_owned()));
+
+    let revoked = celery.send_group(&(later() | group([add(1), add(2)]))).await.unwrap();
     let CanvasResult::Task(first) = revoked.parent().unwrap() else { panic!("not a task") };
     first.revoke().await.unwrap();
-    let error = revoked.get::<Value>(Duration::from_secs(5)).await.unwrap_err();
-    let ResultError::Task(error) = error else { panic!("{error}") };
-    assert_eq!((error.state, error.task_id.as_str()), (State::Revoked, first.id()));
+    let error = revoked.get::<Value>(PATIENCE).await.unwrap_err();
+    assert_eq!(by_step(error), (State::Revoked, first.id().to_owned()));
+    assert!(begun.elapsed() < PATIENCE / 2, "{:?}", begun.elapsed());
+}
+
+/// Members that leave no result are null, as in Celery, however they end.
+async fn a_group_waits_for_no_result_that_nobody_stores(celery: &Celery) {
+    let ignored = |signature: Signature| signature.ignore_result(true);
+    let later = ignored(add(1).arg(1).countdown(Duration::from_secs(2)));
+    let members = [ignored(add(1).arg(1)), add(1).arg(2), later, ignored(add(5).arg(5)) | ignored(add(1))];
+    let results = celery.send_group(&group(members)).await.unwrap();
+    let CanvasResult::Task(revoked) = &results.members()[2] else { panic!("not a task") };
+    revoked.revoke().await.unwrap();
+    assert_eq!(results.get::<Option<i64>>(PATIENCE).await.unwrap(), [None, Some(3), None, None]);
+    assert_eq!(results.wait(PATIENCE).await.unwrap().len(), 1);
+    assert!(results.ready().await.unwrap());
 }
 
 async fn groups_are_saved_for_celery(celery: &Celery, worker: &PythonWorker, redis: &str) {
