@@ -10,7 +10,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use celery_client::{
     SendError,
-    results::{ChordPart, ChordProgress, RedisResults, ReplyAddress},
+    results::{ChordError, ChordPart, ChordProgress, RedisResults, ReplyAddress, StoreError},
 };
 use celery_protocol::{
     Exception, Map, Request, Signature, State, TaskMeta, canvas,
@@ -27,7 +27,12 @@ use tracing::{debug, error, warn};
 use uuid::Uuid;
 
 pub(crate) use self::sender::{Home, Sender};
-use crate::{health::Health, metrics::Metrics, results::Results, task::TaskError};
+use crate::{
+    health::Health,
+    metrics::Metrics,
+    results::{Results, describe},
+    task::TaskError,
+};
 
 /// Between looks at a chord whose body another worker is dispatching.
 const DISPATCHING_POLL: Duration = Duration::from_millis(500);
@@ -93,6 +98,8 @@ pub(crate) enum FollowError {
     ReplacedByMember,
     #[error("this task is no member of a chord")]
     NoMember,
+    #[error("{}", describe(.0))]
+    Store(#[from] StoreError),
 }
 
 impl FollowError {
@@ -110,6 +117,7 @@ impl FollowError {
             Self::Send { .. } | Self::ReplacedByMember | Self::NoMember => {
                 Exception::builtin("ValueError", message)
             }
+            Self::Store(_) => Exception::new("kombu.exceptions", "OperationalError", vec![message.into()]),
             Self::NoChords => Exception::builtin("NotImplementedError", message),
         }
     }
@@ -239,7 +247,7 @@ impl Canvas {
         let mut handles = Vec::with_capacity(members.len());
         for member in members {
             let id = member.text_option("task_id").map_or_else(|| parent.new_id(), str::to_owned);
-            self.insist("add to a chord", || redis.add_to_chord(group_id, &id)).await;
+            self.insist("add to a chord", || redis.add_to_chord(group_id, &id)).await?;
             let mut overrides = parent.overrides();
             overrides.insert("task_id".to_owned(), id.into());
             overrides.insert("group_id".to_owned(), group_id.into());
@@ -348,7 +356,7 @@ impl Canvas {
             let Some(redis) = self.chords().await else { return Err(FollowError::NoChords) };
             for chord in &plan.chords {
                 let begin = || redis.begin_chord(chord, !parent.home.is_redelivered);
-                self.insist("begin a chord", begin).await;
+                self.insist("begin a chord", begin).await?;
             }
         }
         for call in plan.calls {
@@ -421,32 +429,19 @@ impl Canvas {
             return Vec::new();
         };
         let token = Uuid::new_v4().simple().to_string();
-        let deadline = Instant::now() + DISPATCHING_PATIENCE;
-        loop {
-            match self.insist("count a part of a chord", || redis.report_chord_part(part, &token)).await {
-                ChordProgress::Claimed => break,
-                ChordProgress::Waiting | ChordProgress::Done => return Vec::new(),
-                ChordProgress::Dispatching if Instant::now() < deadline => sleep(DISPATCHING_POLL).await,
-                ChordProgress::Dispatching => {
-                    warn!(id, group_id, "another worker takes very long to call the body of a chord");
-                    return Vec::new();
-                }
-            }
-        }
-        let results = self.insist("read a chord", || redis.chord_results(group_id)).await;
-        let claim = || redis.extend_chord_claim(group_id, &token);
-        if !self.insist("claim a chord", claim).await {
-            warn!(id, group_id, "another worker has taken over a chord");
-            return Vec::new();
-        }
-        let problem = match results {
-            Err(problem) => problem.to_string(),
-            Ok(results) => {
+        let problem = match self.collect(&redis, part, &token).await {
+            Ok(None) => return Vec::new(),
+            // Each part comes upon that: the first fails the chord.
+            Err(_) if self.has_ended(&redis, &body).await => return Vec::new(),
+            Err(problem) => describe(&problem),
+            Ok(Some(Err(problem))) => problem.to_string(),
+            Ok(Some(Ok(results))) => {
                 let overrides = parent.overrides();
                 match self.apply(body.clone(), &[Value::Array(results)], overrides, parent).await {
                     Ok(_) => {
                         let finish = || redis.finish_chord(group_id, &token);
-                        self.insist("finish a chord", finish).await;
+                        // Its keys were all read before.
+                        let _ = self.insist("finish a chord", finish).await;
                         debug!(id, group_id, body = body.task, "called the body of a chord");
                         return Vec::new();
                     }
@@ -461,19 +456,55 @@ impl Canvas {
         for (errback, failed_id) in canvas::errbacks(&body) {
             self.call_errbacks(&[errback], &failed_id, parent).await;
         }
-        self.insist("fail a chord", || redis.fail_chord(group_id)).await;
+        // A plain DEL, which removes whatever is there.
+        let _ = self.insist("fail a chord", || redis.fail_chord(group_id)).await;
         parts
+    }
+
+    /// Counts a part of a chord. If it was the last, the results of all parts, or what is wrong with one.
+    async fn collect(
+        &self,
+        redis: &RedisResults,
+        part: &ChordPart,
+        token: &str,
+    ) -> Result<Option<Result<Vec<Value>, ChordError>>, StoreError> {
+        let (id, group_id) = (&part.task_id, &part.group_id);
+        let deadline = Instant::now() + DISPATCHING_PATIENCE;
+        loop {
+            match self.insist("count a part of a chord", || redis.report_chord_part(part, token)).await? {
+                ChordProgress::Claimed => break,
+                ChordProgress::Waiting | ChordProgress::Done => return Ok(None),
+                ChordProgress::Dispatching if Instant::now() < deadline => sleep(DISPATCHING_POLL).await,
+                ChordProgress::Dispatching => {
+                    warn!(id, group_id, "another worker takes very long to call the body of a chord");
+                    return Ok(None);
+                }
+            }
+        }
+        let results = self.insist("read a chord", || redis.chord_results(group_id)).await?;
+        if !self.insist("claim a chord", || redis.extend_chord_claim(group_id, token)).await? {
+            warn!(id, group_id, "another worker has taken over a chord");
+            return Ok(None);
+        }
+        Ok(Some(results))
+    }
+
+    /// Whether the end of a chord's body is stored.
+    async fn has_ended(&self, redis: &RedisResults, body: &Signature) -> bool {
+        let Some(id) = body.text_option("task_id") else { return false };
+        let meta = self.insist("read a result", || redis.get(id)).await;
+        meta.ok().flatten().is_some_and(|meta| meta.status.is_final())
     }
 
     async fn chords(&self) -> Option<RedisResults> {
         self.results.redis(&self.health, &self.metrics).await
     }
 
-    async fn insist<T, F: Future<Output = Result<T, celery_client::results::StoreError>>>(
+    async fn insist<T, F: Future<Output = Result<T, StoreError>>>(
         &self,
         doing: &'static str,
         attempt: impl Fn() -> F,
-    ) -> T {
+    ) -> Result<T, StoreError> {
         self.results.insist(doing, attempt, &self.health, &self.metrics).await
     }
 }

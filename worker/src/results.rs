@@ -6,9 +6,10 @@ use celery_client::{
     ResultStore,
     results::{RedisAddress, RedisResults, ReplyAddress, RpcResults, StoreError},
 };
-use celery_protocol::{State, TaskMeta};
+use celery_protocol::{Exception, State, TaskMeta};
+use jiff::Timestamp;
 use tokio::{sync::OnceCell, time::timeout};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::{
     backoff::{self, Backoff},
@@ -38,6 +39,9 @@ impl Results {
     }
 
     /// Stores `meta`, trying until it is done: an acknowledgement must not go out for a result that could be lost.
+    ///
+    /// What can't ever be stored is logged, and is lost: the task was run, and running it again would not help. Where its
+    /// value was too large, whoever waits for it is told so.
     pub(crate) async fn store(
         &self,
         meta: &TaskMeta,
@@ -46,64 +50,56 @@ impl Results {
         metrics: &Metrics,
     ) {
         let id = &meta.task_id;
-        let attempt = || self.try_store(meta, reply);
-        if until_done(id, attempt, health, metrics).await.failed {
-            info!(id, "stored the result");
+        let stored = until_done(id, || self.try_store(meta, reply), health, metrics).await;
+        let problem = match stored.value {
+            Ok(()) if stored.failed => return info!(id, "stored the result"),
+            Ok(()) => return,
+            Err(problem) => problem,
+        };
+        let (message, is_too_large) = (describe(&problem), matches!(problem, StoreError::TooLarge { .. }));
+        error!(id, problem = message, "the result can't be stored, and is lost");
+        if is_too_large {
+            let exception = Exception::new("kombu.exceptions", "OperationalError", vec![message.into()]);
+            let failure = TaskMeta {
+                group_id: meta.group_id.clone(),
+                parent_id: meta.parent_id.clone(),
+                ..TaskMeta::failure(id, &exception, None, Timestamp::now())
+            };
+            // This one is small. If even that is too large there is nothing to be told.
+            let _ = until_done(id, || self.try_store(&failure, reply), health, metrics).await;
         }
     }
 
     /// The results in Redis, if that is where they are, once there is a connection.
     pub(crate) async fn redis(&self, health: &Health, metrics: &Metrics) -> Option<RedisResults> {
         let Self::Redis { .. } = self else { return None };
-        let store = until_done("connect", || self.open(), health, metrics).await.value;
-        store.and_then(|store| match store {
-            ResultStore::Redis(redis) => Some(redis),
-            ResultStore::Rpc(_) => None,
-        })
+        let open = || async { self.open().await.map(Ok) };
+        match until_done("connect", open, health, metrics).await.value {
+            Ok(Some(ResultStore::Redis(redis))) => Some(redis),
+            _ => None,
+        }
     }
 
     /// Whether it is stored of a call that it was revoked: before this worker started, perhaps.
     pub(crate) async fn is_revoked(&self, id: &str, health: &Health, metrics: &Metrics) -> bool {
         let Some(redis) = self.redis(health, metrics).await else { return false };
-        let meta = self.read(|| redis.get(id), health, metrics).await;
+        let meta = self.insist("read a result", || redis.get(id), health, metrics).await;
         meta.ok().flatten().is_some_and(|meta| meta.status == State::Revoked)
     }
 
-    /// Reads a result, trying until there is an answer; an error if that is none that can be read.
-    pub(crate) async fn read<T, F: Future<Output = Result<T, StoreError>>>(
-        &self,
-        attempt: impl Fn() -> F,
-        health: &Health,
-        metrics: &Metrics,
-    ) -> Result<T, StoreError> {
-        let attempt = || async {
-            match attempt().await {
-                Err(error) if error.is_damaged() => Ok(Err(error)),
-                answer => answer.map(Ok),
-            }
-        };
-        let read = self.insist("read a result", attempt, health, metrics).await;
-        if let Err(error) = &read {
-            warn!(problem = describe(error), "what is stored is no result");
-        }
-        read
-    }
-
-    /// Does something with the store, trying until it is done.
+    /// Does something with the store, trying until it is done; an error if trying again would not help.
     pub(crate) async fn insist<T, F: Future<Output = Result<T, StoreError>>>(
         &self,
         doing: &'static str,
         attempt: impl Fn() -> F,
         health: &Health,
         metrics: &Metrics,
-    ) -> T {
-        let attempt = || async {
-            match timeout(STORE_TIMEOUT, attempt()).await {
-                Ok(done) => done.map_err(|error| describe(&error)),
-                Err(_) => Err(format!("{doing}: no answer in {STORE_TIMEOUT:?}")),
-            }
-        };
-        until_done(doing, attempt, health, metrics).await.value
+    ) -> Result<T, StoreError> {
+        let done = until_done(doing, || answer(doing, attempt()), health, metrics).await.value;
+        if let Err(error) = &done {
+            warn!(problem = describe(error), "what is stored can't be used");
+        }
+        done
     }
 
     /// Connects to the store ahead of the first result, so that a wrong address shows at once.
@@ -124,13 +120,9 @@ impl Results {
         }
     }
 
-    async fn try_store(&self, meta: &TaskMeta, reply: ReplyAddress<'_>) -> Result<(), String> {
-        let Some(store) = self.open().await? else { return Ok(()) };
-        match timeout(STORE_TIMEOUT, store.store(meta, reply)).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(describe(&error)),
-            Err(_) => Err(format!("store a result: no answer in {STORE_TIMEOUT:?}")),
-        }
+    async fn try_store(&self, meta: &TaskMeta, reply: ReplyAddress<'_>) -> Attempt<()> {
+        let Some(store) = self.open().await? else { return Ok(Ok(())) };
+        Ok(answer("store a result", store.store(meta, reply)).await?.map(drop))
     }
 
     async fn open(&self) -> Result<Option<ResultStore>, String> {
@@ -148,14 +140,26 @@ impl Results {
     }
 }
 
-/// What came of an attempt that was repeated until it succeeded.
+/// What came of one attempt: a problem that may pass, or an answer, even if that is an error that stays.
+type Attempt<T> = Result<Result<T, StoreError>, String>;
+
+/// What the store answers, if it does in time.
+async fn answer<T>(doing: &str, attempt: impl Future<Output = Result<T, StoreError>>) -> Attempt<T> {
+    match timeout(STORE_TIMEOUT, attempt).await {
+        Ok(Err(error)) if !error.is_permanent() => Err(describe(&error)),
+        Ok(answer) => Ok(answer),
+        Err(_) => Err(format!("{doing}: no answer in {STORE_TIMEOUT:?}")),
+    }
+}
+
+/// What came of an attempt that was repeated until there was an answer.
 struct Insisted<T> {
-    value: T,
+    value: Result<T, StoreError>,
     /// Whether it took more than one.
     failed: bool,
 }
 
-async fn until_done<T, F: Future<Output = Result<T, String>>>(
+async fn until_done<T, F: Future<Output = Attempt<T>>>(
     id: &str,
     attempt: impl Fn() -> F,
     health: &Health,
@@ -182,7 +186,7 @@ async fn until_done<T, F: Future<Output = Result<T, String>>>(
     }
 }
 
-fn describe(error: &dyn std::error::Error) -> String {
+pub(crate) fn describe(error: &dyn std::error::Error) -> String {
     match error.source() {
         Some(source) => format!("{error}: {source}"),
         None => error.to_string(),
@@ -202,7 +206,7 @@ mod tests {
             let source = serde_json::from_slice::<serde_json::Value>(b"\x80\x04N.").unwrap_err();
             Err::<(), _>(StoreError::Damaged { task_id: "id1".into(), source })
         };
-        let read = Results::Nowhere.read(damaged, &health, &metrics).await;
+        let read = Results::Nowhere.insist("read a result", damaged, &health, &metrics).await;
         assert!(matches!(read, Err(StoreError::Damaged { .. })));
         assert_eq!((attempts.get(), metrics.store_retries.get()), (1, 0));
     }
@@ -215,7 +219,7 @@ mod tests {
             attempts.set(attempts.get() + 1);
             if attempts.get() < 3 { std::future::pending().await } else { Ok(attempts.get()) }
         };
-        assert_eq!(Results::Nowhere.read(answer, &health, &metrics).await.unwrap(), 3);
+        assert_eq!(Results::Nowhere.insist("read a result", answer, &health, &metrics).await.unwrap(), 3);
         assert_eq!(metrics.store_retries.get(), 2);
     }
 }

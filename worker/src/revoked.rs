@@ -151,10 +151,12 @@ pub(crate) async fn store_at_once(
         let Some(redis) = results.redis(&health, &metrics).await else { continue };
         for id in &ids {
             // Something else that is stored under the id stays as it is.
-            let Ok(meta) = results.read(|| redis.get(id), &health, &metrics).await else { continue };
+            let read = results.insist("read a result", || redis.get(id), &health, &metrics).await;
+            let Ok(meta) = read else { continue };
             if meta.is_none_or(|meta| is_waiting(&meta.status)) {
                 let revoked = TaskMeta::revoked(id, "revoked", Timestamp::now());
-                results.insist("store a result", || redis.store(&revoked), &health, &metrics).await;
+                // If that can't be: as above.
+                let _ = results.insist("store a result", || redis.store(&revoked), &health, &metrics).await;
             }
         }
     }

@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use crate::support::{
-    Broker, Message, PythonWorker, WorkerProcess, canvas, chord_keys, env, eventually, recorded, stored,
-    unique, worker,
+    Broker, Message, PythonWorker, WorkerProcess, canvas, chord_keys, env, eventually, occupy, recorded,
+    stored, unique, worker,
 };
 
 /// One worker in Rust and one in Python, each on its queue.
@@ -330,6 +330,36 @@ async fn a_call_that_is_refused_fails_what_was_to_follow() {
         );
     }
     broker.remove(&queue);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
+async fn a_chord_whose_parts_cannot_be_counted_fails_its_body_once() {
+    let pair = Pair::start().await;
+    let (group, body_id) = (unique("group"), unique("body"));
+    occupy(&format!("celery-taskset-meta-{group}.j"));
+    let errback = json!({
+        "task": "py.record", "args": [], "kwargs": {"key": pair.key}, "options": {"queue": pair.python.queue},
+    });
+    let body = json!({
+        "task": "tasks.add", "args": [], "kwargs": {},
+        "options": {"task_id": body_id, "group_id": group, "link_error": [errback]},
+    });
+    for index in 0..3 {
+        let id = unique("member");
+        let mut message = Message::call(&id, "tasks.add", &json!([1, index]))
+            .header("group", json!(group))
+            .header("group_index", json!(index));
+        message.body = json!([[1, index], {}, {"chord": body}]).to_string().into_bytes();
+        pair.broker.publish(&pair.queue, message).await;
+    }
+    let (meta, _) = eventually("the body has failed", || stored(&body_id));
+    assert_eq!((&meta["status"], &meta["result"]["exc_type"]), (&json!("FAILURE"), &json!("ChordError")));
+    assert!(meta["result"]["exc_message"][0].as_str().unwrap().contains("WRONGTYPE"), "{meta}");
+    pair.broker.wait_for_counts(&pair.queue, 0, 0).await;
+    eventually("its errback is called", || (!recorded(&pair.key).is_empty()).then_some(()));
+    pair.broker.wait_for_counts(&pair.python.queue, 0, 0).await;
+    assert_eq!(recorded(&pair.key), [body_id]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

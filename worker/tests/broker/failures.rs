@@ -5,7 +5,9 @@ use std::time::Duration;
 use celery_client::BrokerAddress;
 use serde_json::json;
 
-use crate::support::{Broker, Call, Celery, Message, Proxy, env, eventually, stored, unique, within, worker};
+use crate::support::{
+    Broker, Call, Celery, Message, Proxy, env, eventually, occupy, stored, unique, within, worker,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
@@ -32,6 +34,26 @@ async fn a_task_outlives_the_connection_it_came_on_and_is_not_run_twice() {
     broker.wait_for_counts(&queue, 0, 0).await;
     let after = Celery::with_redis(&queue).call_one(Call::new("tasks.add", json!([1, 2])));
     assert_eq!(after["value"], json!(3));
+    broker.remove(&queue);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
+async fn a_result_that_can_never_be_stored_is_logged_and_holds_up_nothing() {
+    let queue = unique("occupied");
+    let broker = Broker::connect().await;
+    let worker = worker(&queue).ready();
+    let id = unique("id");
+    occupy(&format!("celery-task-meta-{id}"));
+    broker.publish(&queue, Message::call(&id, "tasks.add", &json!([1, 2]))).await;
+    let entry = worker.wait_for("the result can't be stored, and is lost", |_| true);
+    assert_eq!(entry["id"], id.as_str());
+    assert!(entry["problem"].as_str().unwrap().contains("WRONGTYPE"), "{entry}");
+    worker.wait_for("task succeeded", |entry| entry["id"] == id.as_str());
+    broker.wait_for_counts(&queue, 0, 0).await;
+    let after = Celery::with_redis(&queue).call_one(Call::new("tasks.add", json!([1, 2])));
+    assert_eq!(after["value"], json!(3));
+    assert_eq!(worker.metric("soloist_worker_result_store_retries_total"), Some(0.0));
     broker.remove(&queue);
 }
 

@@ -4,7 +4,7 @@ use super::store::{ReplyAddress, StoreError};
 use crate::amqp::short;
 use celery_protocol::{TaskMeta, content};
 use lapin::options::BasicPublishOptions;
-use lapin::{BasicProperties, Channel};
+use lapin::{BasicProperties, Channel, ErrorKind};
 
 /// Sends results to the queues of those who called.
 #[derive(Clone)]
@@ -25,21 +25,33 @@ impl RpcResults {
     /// is normal, and no error.
     ///
     /// # Errors
-    /// When the broker can't be reached.
+    /// When the broker can't be reached, or takes no messages of that size.
     pub async fn store(&self, meta: &TaskMeta, reply: ReplyAddress<'_>) -> Result<bool, StoreError> {
         let Some(queue) = reply.queue.filter(|queue| !queue.is_empty()) else { return Ok(false) };
-        let failed = |source| StoreError::Rpc { queue: queue.to_owned(), source };
+        let body = meta.encode();
+        let failed = |source| {
+            let queue = queue.to_owned();
+            match is_too_large(&source, body.len()) {
+                true => StoreError::TooLarge { queue, bytes: body.len(), source },
+                false => StoreError::Rpc { queue, source },
+            }
+        };
         let properties = BasicProperties::default()
             .with_content_type(short(content::JSON))
             .with_content_encoding(short(content::UTF_8))
             .with_delivery_mode(1)
             .with_correlation_id(short(reply.correlation_id));
         let options = BasicPublishOptions::default();
-        let sent =
-            self.channel.basic_publish(short(""), short(queue), options, &meta.encode(), properties).await;
+        let sent = self.channel.basic_publish(short(""), short(queue), options, &body, properties).await;
         sent.map_err(failed)?.await.map_err(failed)?;
         Ok(true)
     }
+}
+
+/// Whether the channel was closed because of a message of this size: all that was on its way there is told of it.
+fn is_too_large(error: &lapin::Error, bytes: usize) -> bool {
+    let ErrorKind::ProtocolError(error) = error.kind() else { return false };
+    error.get_message().as_str().contains(&format!("message size {bytes} is larger"))
 }
 
 impl std::fmt::Debug for RpcResults {

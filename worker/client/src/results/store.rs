@@ -22,6 +22,16 @@ pub enum StoreError {
         /// Why.
         source: serde_json::Error,
     },
+    /// The broker takes no messages of this size.
+    #[error("send the result to `{queue}`: its {bytes} bytes are too many for the broker")]
+    TooLarge {
+        /// The caller's queue.
+        queue: String,
+        /// Size of the message.
+        bytes: usize,
+        /// What the broker says.
+        source: lapin::Error,
+    },
     /// The broker can't be reached or refused.
     #[error("send the result to `{queue}`")]
     Rpc {
@@ -39,16 +49,21 @@ impl StoreError {
         match self {
             Self::Redis { source, .. } => source.is_connection_dropped() || source.is_timeout(),
             Self::Rpc { source, .. } => source.is_io_error() || source.can_be_recovered(),
-            Self::Damaged { .. } => false,
+            Self::Damaged { .. } | Self::TooLarge { .. } => false,
         }
     }
 
-    /// Whether something is stored that can't be read as a result, so that asking again doesn't help.
+    /// Whether asking again doesn't help: what is stored is no result, or what is to be stored is too large.
     #[must_use]
-    pub fn is_damaged(&self) -> bool {
+    pub fn is_permanent(&self) -> bool {
+        // Redis 6 and older name the error of a script only in its text.
+        let is_wrong = |source: &redis::RedisError| {
+            source.code() == Some("WRONGTYPE")
+                || source.detail().is_some_and(|detail| detail.contains("WRONGTYPE"))
+        };
         match self {
-            Self::Damaged { .. } => true,
-            Self::Redis { source, .. } => source.code() == Some("WRONGTYPE"),
+            Self::Damaged { .. } | Self::TooLarge { .. } => true,
+            Self::Redis { source, .. } => is_wrong(source),
             Self::Rpc { .. } => false,
         }
     }
@@ -102,11 +117,13 @@ mod tests {
     #[test]
     fn what_is_damaged_stays_so_and_other_errors_pass() {
         let damaged = decode("id1", b"\x80\x04N.").unwrap_err();
-        assert!(damaged.is_damaged() && !damaged.is_unreachable());
-        let of_redis = |code: &str| StoreError::Redis {
+        assert!(damaged.is_permanent() && !damaged.is_unreachable());
+        let of_redis = |code: &str, detail: Option<&str>| StoreError::Redis {
             action: "read a result",
-            source: redis::make_extension_error(code.to_owned(), None),
+            source: redis::make_extension_error(code.to_owned(), detail.map(str::to_owned)),
         };
-        assert!(of_redis("WRONGTYPE").is_damaged() && !of_redis("LOADING").is_damaged());
+        assert!(of_redis("WRONGTYPE", None).is_permanent() && !of_redis("LOADING", None).is_permanent());
+        let of_script = "Error running script: @user_script:2: WRONGTYPE Operation against a key";
+        assert!(of_redis("ERR", Some(of_script)).is_permanent());
     }
 }

@@ -73,6 +73,13 @@ pub(crate) fn chord_keys(group_id: &str) -> (Vec<String>, Option<String>) {
     (keys, redis.get(format!("{prefix}.c")).unwrap())
 }
 
+/// Lets something that is neither a result nor part of a chord be under a key in Redis, for some minutes.
+pub(crate) fn occupy(key: &str) {
+    let mut redis = redis::Client::open(env("REDIS_URL")).unwrap().get_connection().unwrap();
+    redis.hset::<_, _, _, ()>(key, "field", "value").unwrap();
+    redis.expire::<_, ()>(key, 600).unwrap();
+}
+
 /// What is stored in Redis under a task's id, and for how many seconds.
 pub(crate) fn stored(id: &str) -> Option<(Value, i64)> {
     let mut redis = redis::Client::open(env("REDIS_URL")).unwrap().get_connection().unwrap();
