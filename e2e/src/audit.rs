@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 
 use anyhow::{Context, Result};
+use jiff::Timestamp;
 use serde::Deserialize;
 
 use crate::chart;
@@ -33,6 +34,9 @@ pub struct Event {
     /// Path and parameters.
     #[serde(rename = "requestURI")]
     pub request_uri: String,
+    /// When it came.
+    #[serde(rename = "requestReceivedTimestamp")]
+    pub received: Timestamp,
 }
 
 /// Who asked.

@@ -7,6 +7,7 @@
 //!    ├────── kubernetes                          etcd ... kubelet, CoreDNS
 //!    └────── rabbitmq, redis, prometheus         servers beside it, on the node's address
 //! testing, soloist, audit, replicas, wait, ...   for tests and benchmarks
+//! operator, proxy, api_proxy                    an operator of a test's own, and what goes wrong between it and others
 //! ```
 //!
 //! Everything of the cluster lives in a network namespace of its own. A test gets in with [`Cluster::attach`]:
@@ -29,6 +30,7 @@
 //!
 //! [`Cluster::attach`]: cluster::Cluster::attach
 
+pub mod api_proxy;
 mod archive;
 pub mod audit;
 pub mod benchmark;
@@ -46,10 +48,12 @@ pub mod interrupt;
 mod kubernetes;
 pub mod manifest;
 pub mod netns;
+pub mod operator;
 pub mod paths;
 mod process;
 pub mod progress;
 pub mod prometheus;
+pub mod proxy;
 pub mod python;
 pub mod rabbitmq;
 pub mod redis;

@@ -37,13 +37,21 @@ pub struct Test {
     pub client: kube::Client,
     /// The virtual host's URL.
     pub broker_url: String,
-    _turn: MutexGuard<'static, ()>,
+    _turn: Option<MutexGuard<'static, ()>>,
 }
 
 impl Test {
     /// Makes all that; `name` is a few lower-case words joined by dashes.
     pub async fn new(name: &str) -> Result<Self> {
-        let turn = TURN.lock().await;
+        Self::in_turn(name, Some(TURN.lock().await)).await
+    }
+
+    /// The same for a test that minds no other, and that no other minds: it does not wait for its turn.
+    pub async fn beside_others(name: &str) -> Result<Self> {
+        Self::in_turn(name, None).await
+    }
+
+    async fn in_turn(name: &str, turn: Option<MutexGuard<'static, ()>>) -> Result<Self> {
         let cluster = Cluster::attach()?;
         let client = cluster.client().await?;
         let namespace = testing::namespace_for_test(&client, name).await?;
@@ -151,7 +159,17 @@ impl Scrape {
     pub async fn of(pod: &Pod) -> Result<Self> {
         let address =
             pod.status.as_ref().and_then(|status| status.pod_ip.as_ref()).context("no address yet")?;
-        Ok(Self(http::get(&format!("http://{address}:8080/metrics")).await?))
+        Self::at(&format!("{address}:8080")).await
+    }
+
+    /// Asks a program at `host:port`.
+    pub async fn at(address: &str) -> Result<Self> {
+        Ok(Self(http::get(&format!("http://{address}/metrics")).await?))
+    }
+
+    /// How many series there are.
+    pub fn series(&self) -> usize {
+        self.0.lines().filter(|line| !line.starts_with('#')).count()
     }
 
     /// The values of a metric, one for each of its labels.

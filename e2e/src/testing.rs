@@ -66,7 +66,11 @@ impl TestNamespace {
         match outcome {
             Ok(Ok(result)) => {
                 let value = result?;
-                deleted.with_context(|| format!("delete namespace {}", self.name))?;
+                match deleted {
+                    // The test has done so itself.
+                    Err(kube::Error::Api(status)) if status.is_not_found() => {}
+                    deleted => drop(deleted.with_context(|| format!("delete namespace {}", self.name))?),
+                }
                 Ok(value)
             }
             Ok(Err(panic)) => std::panic::resume_unwind(panic),

@@ -1,0 +1,97 @@
+//! An API server that refuses what it is asked, for a while.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use axum::http::StatusCode;
+use e2e::api_proxy::{ApiProxy, Fate};
+use e2e::operator;
+use e2e::soloist::Test;
+use e2e::wait;
+use futures_util::future::try_join_all;
+use serde_json::json;
+
+use crate::{change, figures, observed, own_operator, run, without_workers};
+
+const TASK_QUEUES: usize = 20;
+/// Half of it "too many requests", half of it "not available".
+const STORM: Duration = Duration::from_secs(20);
+/// Attempts of one TaskQueue in that time: after 0, 1, 2, 4 and 8 s or half of that each, a status and perhaps an event each time.
+const ATTEMPTS: usize = 6;
+/// No TaskQueue waits longer for its next attempt.
+const OVER: Duration = Duration::from_secs(32);
+
+#[tokio::test]
+#[ignore = "needs a cluster: cargo e2e"]
+async fn a_storm_of_refusals_is_met_with_ever_fewer_requests_and_leaves_nothing_undone() -> Result<()> {
+    let test = Test::beside_others("storm").await?;
+    run(&test, Duration::from_secs(150), async {
+        let api = ApiProxy::to(operator::config(&test).await?).await?;
+        let mut instance = own_operator(&test, &api.url).await?;
+        let names: Vec<String> = (0..TASK_QUEUES).map(|number| format!("jobs-{number}")).collect();
+        let yaml: Vec<String> = names.iter().map(|name| without_workers(name, "{maxReplicas: 5}")).collect();
+        test.namespace.apply(&yaml.join("---")).await?;
+        for name in &names {
+            test.condition(name, "Ready", "True", "Ready").await?;
+        }
+        let before = instance.scrape().await?;
+
+        let (began, refused) = (Instant::now(), Arc::new(Mutex::new(Vec::new())));
+        let counting = Arc::clone(&refused);
+        api.set(move |request| {
+            // As API servers do: the election has a share of its own.
+            if request.uri.path().contains("/leases") {
+                return Fate::Pass;
+            }
+            let at = began.elapsed();
+            counting.lock().expect("no test panics here").push(at);
+            let code =
+                if at < STORM / 2 { StatusCode::TOO_MANY_REQUESTS } else { StatusCode::SERVICE_UNAVAILABLE };
+            Fate::Refuse(code)
+        });
+        let wanted = try_join_all(names.iter().map(|name| change(&test, name, 6))).await?;
+        tokio::time::sleep(STORM).await;
+        api.set(|_| Fate::Pass);
+        let over = Instant::now();
+        let slowest = AtomicUsize::new(0);
+        wait::until("every TaskQueue to be observed", OVER, || async {
+            for (name, wanted) in names.iter().zip(&wanted).skip(slowest.load(Ordering::Relaxed)) {
+                ensure!(observed(&test, name).await? == *wanted, "{name} isn't");
+                slowest.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok(Some(()))
+        })
+        .await?;
+        let recovered = over.elapsed();
+
+        let refused = refused.lock().expect("no test panics here").clone();
+        let until = |end: Duration| refused.iter().filter(|at| **at < end).count();
+        let (early, late) = (until(STORM / 4), refused.len() - until(STORM * 3 / 4));
+        let after = instance.scrape().await?;
+        let grown = |metric: &str| after.sum(metric) - before.sum(metric);
+        let (errors, retries) =
+            (grown("controller_runtime_reconcile_errors_total"), grown("workqueue_retries_total"));
+        figures(&json!({
+            "test": "storm",
+            "task_queues": TASK_QUEUES,
+            "seconds": STORM.as_secs(),
+            "refused": refused.len(),
+            "refused_in_first_quarter": early,
+            "refused_in_last_quarter": late,
+            "errors_counted": errors,
+            "retries_counted": retries,
+            "recovered_after_seconds": recovered.as_secs_f64(),
+        }))?;
+        ensure!(refused.len() <= TASK_QUEUES * ATTEMPTS * 2, "{} requests", refused.len());
+        ensure!(2 * late <= early, "{early} requests at first, {late} at last");
+        ensure!(
+            errors >= TASK_QUEUES as f64 && retries >= TASK_QUEUES as f64,
+            "{errors} errors, {retries} retries"
+        );
+        ensure!(instance.ended()?.is_none(), "the operator has ended");
+        test.condition(&names[0], "Ready", "True", "Ready").await.map(drop)
+    })
+    .await
+}
