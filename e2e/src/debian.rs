@@ -29,6 +29,9 @@ const PACKAGES: &[(&str, &str)] = &[
 /// For the tests that look at Flower's pages.
 const BROWSER: &[(&str, &str)] = &[("chromium", "chromium")];
 
+/// What the packages of all releases of Debian are signed with; Ubuntu has it in a package of its own.
+pub(crate) const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
 /// Tells Debian's maintainer scripts not to start the services they install: 101 is "forbidden by policy".
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 
@@ -36,7 +39,7 @@ const POLICY: &str = "/usr/sbin/policy-rc.d";
 ///
 /// # Errors
 /// If something is missing and can't be installed; the message names it and what to do.
-pub(crate) async fn ensure(progress: &Progress) -> Result<()> {
+pub async fn ensure(progress: &Progress) -> Result<()> {
     let missing = missing(PACKAGES);
     if !rustix::process::geteuid().is_root() {
         let mut message = "the cluster needs root, for its network namespace and its containers".to_owned();
@@ -54,6 +57,14 @@ pub(crate) async fn ensure(progress: &Progress) -> Result<()> {
 /// If it is missing and can't be installed.
 pub async fn ensure_browser(progress: &Progress) -> Result<()> {
     install_missing(missing(BROWSER), progress).await
+}
+
+/// Makes sure of [`KEYRING`].
+///
+/// # Errors
+/// If it is missing and can't be installed.
+pub(crate) async fn ensure_keyring(progress: &Progress) -> Result<()> {
+    install_missing(missing(&[("debian-archive-keyring", KEYRING)]), progress).await
 }
 
 async fn install_missing(missing: Vec<&'static str>, progress: &Progress) -> Result<()> {

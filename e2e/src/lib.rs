@@ -48,6 +48,7 @@ pub mod interrupt;
 mod kubernetes;
 pub mod manifest;
 pub mod netns;
+pub mod newer_rabbitmq;
 pub mod operator;
 pub mod paths;
 mod process;

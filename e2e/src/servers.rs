@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tokio::process::{Child, Command};
 
-use crate::wait;
+use crate::{http, newer_rabbitmq::NewerRabbit, wait};
 
 /// Where Debian puts RabbitMQ's programs.
 const SCRIPTS: &str = "/usr/lib/rabbitmq/bin";
@@ -70,6 +70,8 @@ impl Server {
 pub struct Servers {
     /// RabbitMQ's default virtual host.
     pub amqp_url: String,
+    /// The management API; only that of another release's RabbitMQ is on.
+    pub management_url: Option<String>,
     /// Redis's database 0.
     pub redis_url: String,
     /// The broker.
@@ -85,7 +87,19 @@ impl Servers {
     /// # Errors
     /// If one is not installed or doesn't come up; its log in `folder` says why.
     pub async fn start(folder: &Path, settings: Settings) -> Result<Self> {
-        let [amqp, distribution, names, redis] = free_ports()?;
+        Self::start_with(folder, settings, None).await
+    }
+
+    /// The same with another RabbitMQ than this machine's, and with its management API.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub async fn start_newer(folder: &Path, settings: Settings, newer: &NewerRabbit) -> Result<Self> {
+        Self::start_with(folder, settings, Some(newer)).await
+    }
+
+    async fn start_with(folder: &Path, settings: Settings, newer: Option<&NewerRabbit>) -> Result<Self> {
+        let [amqp, distribution, names, redis, management] = free_ports()?;
         let data = |name: &str| -> Result<PathBuf> {
             let data = folder.join(name);
             std::fs::create_dir_all(&data).with_context(|| format!("create {}", data.display()))?;
@@ -93,12 +107,14 @@ impl Servers {
         };
         let mut epmd = Command::new("epmd");
         epmd.args(["-address", "127.0.0.1", "-port", &names.to_string()]);
-        let rabbitmq = rabbitmq(&data("rabbitmq")?, settings, amqp, distribution, names)?;
+        let ports = Ports { amqp, distribution, names, management };
+        let rabbitmq = rabbitmq(&data("rabbitmq")?, settings, &ports, newer)?;
         let mut redis_server = Command::new("redis-server");
         redis_server.args(["--bind", "127.0.0.1", "--port", &redis.to_string(), "--dir"]).arg(data("redis")?);
         redis_server.args(settings.redis);
         let mut servers = Self {
             amqp_url: format!("amqp://guest:guest@127.0.0.1:{amqp}"),
+            management_url: newer.map(|_| format!("http://127.0.0.1:{management}")),
             redis_url: format!("redis://127.0.0.1:{redis}/0"),
             rabbitmq: Server::new("RabbitMQ", rabbitmq, &folder.join("rabbitmq.log"))?,
             redis: Server::new("Redis", redis_server, &folder.join("redis.log"))?,
@@ -120,6 +136,9 @@ impl Servers {
             let properties = lapin::ConnectionProperties::default();
             let connection = lapin::Connection::connect(&self.amqp_url, properties).await?;
             connection.close(200, "ready".into()).await?;
+            if let Some(management) = &self.management_url {
+                http::send("GET", &format!("{management}/api/overview"), "guest:guest", "").await?;
+            }
             Ok(Some(()))
         })
         .await?;
@@ -133,23 +152,46 @@ impl Servers {
     }
 }
 
-fn rabbitmq(folder: &Path, settings: Settings, amqp: u16, distribution: u16, names: u16) -> Result<Command> {
+/// Where RabbitMQ listens.
+struct Ports {
+    amqp: u16,
+    distribution: u16,
+    /// Of the daemon that Erlang programs find one another by.
+    names: u16,
+    management: u16,
+}
+
+fn rabbitmq(
+    folder: &Path,
+    settings: Settings,
+    ports: &Ports,
+    newer: Option<&NewerRabbit>,
+) -> Result<Command> {
     let write = |name: &str, text: &str| -> Result<PathBuf> {
         let file = folder.join(name);
         std::fs::write(&file, text).with_context(|| format!("write {}", file.display()))?;
         Ok(file)
     };
-    let listener = format!("listeners.tcp.default = 127.0.0.1:{amqp}\n");
-    let limits = "log.console = true\nlog.file = false\ndisk_free_limit.absolute = 50MB\n";
-    let mut command = Command::new(PathBuf::from(SCRIPTS).join("rabbitmq-server"));
+    let mut conf = format!("listeners.tcp.default = 127.0.0.1:{}\n", ports.amqp);
+    conf.push_str("log.console = true\nlog.file = false\ndisk_free_limit.absolute = 50MB\n");
+    let script = Path::new(SCRIPTS).join("rabbitmq-server");
+    let (mut command, plugins) = match newer {
+        None => (Command::new(script), "[].\n"),
+        Some(newer) => {
+            let port = ports.management;
+            conf.push_str(&format!("management.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {port}\n"));
+            conf.push_str("collect_statistics_interval = 1000\n");
+            (newer.command(&script, folder), "[rabbitmq_management].\n")
+        }
+    };
     command
         .env("HOME", folder)
         .env("RABBITMQ_NODENAME", "soloist@localhost")
-        .env("RABBITMQ_DIST_PORT", distribution.to_string())
-        .env("ERL_EPMD_PORT", names.to_string())
+        .env("RABBITMQ_DIST_PORT", ports.distribution.to_string())
+        .env("ERL_EPMD_PORT", ports.names.to_string())
         .env("RABBITMQ_CONF_ENV_FILE", "/dev/null")
-        .env("RABBITMQ_CONFIG_FILE", write("rabbitmq.conf", &format!("{listener}{limits}"))?)
-        .env("RABBITMQ_ENABLED_PLUGINS_FILE", write("enabled_plugins", "[].\n")?)
+        .env("RABBITMQ_CONFIG_FILE", write("rabbitmq.conf", &conf)?)
+        .env("RABBITMQ_ENABLED_PLUGINS_FILE", write("enabled_plugins", plugins)?)
         .env("RABBITMQ_MNESIA_BASE", folder.join("data"))
         .env("RABBITMQ_LOG_BASE", folder.join("log"))
         .env("RABBITMQ_PID_FILE", folder.join("pid"))

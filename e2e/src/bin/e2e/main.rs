@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! build ── tests that need nothing ── images, Celery ── cluster up, helm install ── tests that need it ── down
+//!                                                                    ... with an older Celery, a newer RabbitMQ
 //! ```
 
 mod suite;
@@ -10,12 +11,16 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Parser;
 use e2e::stage::Stage;
-use e2e::{debian, interrupt, progress::Progress, python};
+use e2e::{debian, interrupt, newer_rabbitmq::NewerRabbit, progress::Progress, python};
 
 use crate::suite::{Counts, Suite};
+
+/// The release of Debian whose RabbitMQ is tried too: the stable one, where a version stays the same for years.
+const RELEASE: &str = "trixie";
+const WITHOUT_NEWER: &str = "where there is no way to Debian's mirror, leave it out with --no-newer-rabbitmq";
 
 /// Runs every test of the project: those that need nothing first, then those that need a cluster and servers, which are
 /// started for them and stopped afterwards.
@@ -31,9 +36,15 @@ struct Arguments {
     /// Leave the cluster up at the end
     #[arg(long)]
     keep: bool,
+    /// Not the tests with a newer RabbitMQ, where Debian's mirror can't be reached
+    #[arg(long)]
+    no_newer_rabbitmq: bool,
+    /// Only the tests that need RabbitMQ and no cluster, all of them, with the RabbitMQ of this release of Debian (`trixie`, `sid`)
+    #[arg(long, value_name = "RELEASE", conflicts_with_all = ["no_newer_rabbitmq", "kubeconfig", "keep", "filter"])]
+    rabbitmq: Option<String>,
     /// Use the cluster of this kubeconfig instead of starting one. It must have the images, and AMQP_URL,
     /// MANAGEMENT_URL, REDIS_URL and PROMETHEUS_URL must name servers that its pods and this machine reach under the
-    /// same addresses. Tests that stop a server or read the audit log fail there; --skip them
+    /// same addresses. Tests that stop a server or read the audit log fail there; --skip them. There are none with a newer RabbitMQ then
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
 }
@@ -67,11 +78,18 @@ impl Run {
     async fn everything(&mut self, arguments: &Arguments, stage: &mut Option<Stage>) -> Result<()> {
         let suite = Suite { filter: arguments.filter.clone(), skip: arguments.skip.clone() };
         let progress = self.progress.clone();
+        if let Some(release) = &arguments.rabbitmq {
+            return self.newer_rabbitmq(&suite, release).await;
+        }
 
         let started = self.begin("prepare");
         let python = Stage::prepare(&progress, arguments.kubeconfig.as_deref()).await?;
         let older = python::ensure(&progress, python::OLDER).await?;
         debian::ensure_browser(&progress).await?;
+        let newer = match arguments.kubeconfig.is_none() && !arguments.no_newer_rabbitmq {
+            true => Some(NewerRabbit::ensure(&progress, RELEASE).await.context(WITHOUT_NEWER)?),
+            false => None,
+        };
         suite.build(&progress).await?;
         self.end("prepare", started);
 
@@ -91,6 +109,32 @@ impl Run {
         let started = self.begin("with an older Celery");
         self.counts += suite.with_older_celery(&set, &older).await?;
         self.end("with an older Celery", started);
+
+        let Some(newer) = newer.filter(|_| arguments.filter.is_none()) else {
+            self.progress.say("not run: tests with a newer RabbitMQ");
+            return Ok(());
+        };
+        let started = self.begin("with a newer RabbitMQ");
+        self.counts += suite.with_newer_rabbitmq(&newer, (&python, &older), false).await?;
+        self.end("with a newer RabbitMQ", started);
+        Ok(())
+    }
+
+    async fn newer_rabbitmq(&mut self, suite: &Suite, release: &str) -> Result<()> {
+        let progress = self.progress.clone();
+        let started = self.begin("prepare");
+        debian::ensure(&progress).await?;
+        debian::ensure_browser(&progress).await?;
+        let newer = NewerRabbit::ensure(&progress, release).await?;
+        let python = python::ensure(&progress, python::NEWEST).await?;
+        let older = python::ensure(&progress, python::OLDER).await?;
+        suite.build(&progress).await?;
+        self.end("prepare", started);
+
+        self.progress.say(format!("RabbitMQ {} of Debian {release}", newer.version()));
+        let started = self.begin("with a newer RabbitMQ");
+        self.counts += suite.with_newer_rabbitmq(&newer, (&python, &older), true).await?;
+        self.end("with a newer RabbitMQ", started);
         Ok(())
     }
 

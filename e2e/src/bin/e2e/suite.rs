@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use e2e::cluster::Cluster;
+use e2e::newer_rabbitmq::NewerRabbit;
+use e2e::servers::{Servers, Settings};
 use e2e::{command, go_tools::GoTools, netns, paths, progress::Progress};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
@@ -77,6 +79,44 @@ impl Suite {
         tests.args(["test", "--workspace", "--offline", "--no-fail-fast", "--test", "broker"]);
         tests.envs(cluster.environment()).env("PYTHON", older);
         self.run(tests, &[&["--ignored"], WITH_CELERY.as_slice()].concat()).await
+    }
+
+    /// Once more tests that need RabbitMQ and Redis and no cluster, with a newer RabbitMQ: all of them, or the operator's with a choice of
+    /// the worker's.
+    pub(crate) async fn with_newer_rabbitmq(
+        &self,
+        newer: &NewerRabbit,
+        (python, older): (&Path, &Path),
+        all: bool,
+    ) -> Result<Counts> {
+        const CHOICE: [&str; 5] = ["calls::", "delays::", "failures::", "retries::", "shutdown::"];
+        // It listens with TLS nowhere.
+        const OF_OPERATOR: [&str; 4] = ["--ignored", "broker::tests", "--skip", "tls_takes_an_authority"];
+        let folder = paths::target().join("newer-rabbitmq");
+        if folder.exists() {
+            std::fs::remove_dir_all(&folder).with_context(|| format!("remove {}", folder.display()))?;
+        }
+        std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+        let settings = Settings {
+            redis: &["--appendonly", "no", "--save", ""],
+            erlang: "+S 2:2 +sbwt none +sbwtdcpu none +sbwtdio none",
+        };
+        let servers = Servers::start_newer(&folder, settings, newer).await?;
+        let (worker, choice) = match all {
+            true => (["--test", "broker", "--test", "live", "--test", "cli"].as_slice(), [].as_slice()),
+            false => (["--test", "broker"].as_slice(), CHOICE.as_slice()),
+        };
+        let of_worker = [&["--ignored"], choice].concat();
+        let mut counts = Counts::default();
+        for (targets, options) in [(["--lib"].as_slice(), OF_OPERATOR.as_slice()), (worker, &of_worker)] {
+            let mut tests = cargo(netns::Namespace::of_the_machine().command("cargo"));
+            tests.args(["test", "--workspace", "--offline", "--no-fail-fast"]).args(targets);
+            tests.env("AMQP_URL", &servers.amqp_url).env("REDIS_URL", &servers.redis_url);
+            tests.envs(servers.management_url.as_ref().map(|url| ("MANAGEMENT_URL", url)));
+            tests.env("PYTHON", python).env("PYTHON_5_6", older);
+            counts += self.run(tests, options).await?;
+        }
+        Ok(counts)
     }
 
     async fn run(&self, mut tests: Command, options: &[&str]) -> Result<Counts> {
