@@ -42,7 +42,8 @@ pub(crate) struct Outcome {
 /// A call that waits in the line, or runs. Dropped before it has begun, it never begins.
 #[derive(Debug)]
 pub(crate) struct Ticket {
-    begun: oneshot::Receiver<()>,
+    /// None if the call has begun at once.
+    begun: Option<oneshot::Receiver<()>>,
     go: Option<oneshot::Sender<()>>,
     ended: oneshot::Receiver<Outcome>,
 }
@@ -53,19 +54,18 @@ impl Ticket {
     /// # Cancel safety
     /// May be dropped and called again.
     pub(crate) async fn begun(&mut self) {
+        let Some(begun) = self.begun.as_mut().filter(|begun| !begun.is_terminated()) else { return };
         // The line is gone only when the worker is leaving, and nobody waits then.
-        if !self.begun.is_terminated() && (&mut self.begun).await.is_err() {
+        if begun.await.is_err() {
             std::future::pending::<()>().await;
         }
     }
 
     /// Takes the call out of the line; false if it has begun already.
     pub(crate) fn withdraw(&mut self) -> bool {
-        if self.begun.is_terminated() {
-            return false;
-        }
-        self.begun.close();
-        self.begun.try_recv().is_err()
+        let Some(begun) = self.begun.as_mut().filter(|begun| !begun.is_terminated()) else { return false };
+        begun.close();
+        begun.try_recv().is_err()
     }
 
     /// Lets a call run that has begun and was submitted to wait for this.
@@ -119,10 +119,9 @@ impl Executor {
             TaskFunction::Async(_) if self.with_async => On::Runtime,
             _ => On::Thread,
         };
-        let (begin, begun) = oneshot::channel();
         let (end, ended) = oneshot::channel();
         let (go, gate) = waits.then(oneshot::channel).unzip();
-        self.line.push(Entry { job, on, begin, gate, end });
+        let begun = self.line.push(on, Turn { job, gate, end });
         Ticket { begun, go, ended }
     }
 
@@ -147,16 +146,16 @@ enum On {
     Runtime,
 }
 
+/// A call that waits for its turn.
 #[derive(Debug)]
 struct Entry {
-    job: Job,
     on: On,
     begin: oneshot::Sender<()>,
-    gate: Option<oneshot::Receiver<()>>,
-    end: oneshot::Sender<Outcome>,
+    turn: Turn,
 }
 
-/// A call whose turn has come.
+/// A call whose turn comes.
+#[derive(Debug)]
 struct Turn {
     job: Job,
     gate: Option<oneshot::Receiver<()>>,
@@ -166,6 +165,8 @@ struct Turn {
 #[derive(Debug, Default)]
 struct State {
     entries: VecDeque<Entry>,
+    /// The call whose turn it is, until its thread takes it: it came when there was no other.
+    at_once: Option<(On, Turn)>,
     running_since: Option<Instant>,
     is_closed: bool,
 }
@@ -186,22 +187,35 @@ enum Next {
 }
 
 impl Line {
-    fn push(&self, entry: Entry) {
+    /// Begins with a call, if there is no other, or else puts it at the end of the line: what comes out tells then when it begins.
+    fn push(&self, on: On, turn: Turn) -> Option<oneshot::Receiver<()>> {
         let mut state = self.lock();
-        state.entries.push_back(entry);
+        if state.running_since.is_none() && state.entries.is_empty() {
+            state.running_since = Some(Instant::now());
+            state.at_once = Some((on, turn));
+            self.notify(on);
+            return None;
+        }
+        let (begin, begun) = oneshot::channel();
+        state.entries.push_back(Entry { on, begin, turn });
         self.wake(&state);
+        Some(begun)
     }
 
     /// Takes the head of the line if its turn has come and it is for `on`.
     fn next(&self, state: &mut State, on: On) -> Next {
+        if let Some((_, turn)) =
+            state.at_once.take_if(|(at_once_on, _)| *at_once_on == on && !state.is_closed)
+        {
+            return Next::Run(turn);
+        }
         while state.running_since.is_none() && !state.is_closed {
             match state.entries.pop_front() {
                 Some(entry) if entry.on == on => {
                     // Nobody is there to hear it if the call was withdrawn.
                     if entry.begin.send(()).is_ok() {
                         state.running_since = Some(Instant::now());
-                        let Entry { job, gate, end, .. } = entry;
-                        return Next::Run(Turn { job, gate, end });
+                        return Next::Run(entry.turn);
                     }
                 }
                 Some(entry) => {
@@ -217,11 +231,15 @@ impl Line {
 
     /// Wakes the thread that the head of the line is for, if its turn has come.
     fn wake(&self, state: &State) {
-        match state.entries.front().map(|entry| entry.on) {
-            _ if state.running_since.is_some() => {}
-            Some(On::Thread) => self.thread.notify_one(),
-            Some(On::Runtime) => self.runtime.notify_one(),
-            None => {}
+        if let Some(entry) = state.entries.front().filter(|_| state.running_since.is_none()) {
+            self.notify(entry.on);
+        }
+    }
+
+    fn notify(&self, on: On) {
+        match on {
+            On::Thread => self.thread.notify_one(),
+            On::Runtime => self.runtime.notify_one(),
         }
     }
 
