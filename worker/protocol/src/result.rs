@@ -243,10 +243,10 @@ impl TaskMeta {
         serde_json::to_vec(self).expect("a meta has string keys only")
     }
 
-    /// Reads a stored text, also one that Celery 5.7 has compressed with zlib.
+    /// Reads a stored text, also one that Celery 5.7 has compressed.
     ///
     /// # Errors
-    /// When it isn't a task's meta, or compressed in another way.
+    /// When it isn't a task's meta, or its compression is unknown or damaged.
     pub fn decode(text: &[u8]) -> serde_json::Result<Self> {
         match text.strip_prefix(COMPRESSED) {
             None => serde_json::from_slice(text),
@@ -263,10 +263,8 @@ const COMPRESSED: &[u8] = b"\0celery-compressed\0";
 fn decompress(compressed: &[u8]) -> Result<Vec<u8>, ContentError> {
     let end = compressed.iter().position(|byte| *byte == 0).unwrap_or(compressed.len());
     let (name, text) = compressed.split_at(end);
-    if name != content::ZLIB.as_bytes() {
-        return Err(ContentError::Compression(String::from_utf8_lossy(name).into_owned()));
-    }
-    content::inflate(text.get(1..).unwrap_or_default(), Limits::default().decompressed_bytes)
+    let (name, text) = (String::from_utf8_lossy(name), text.get(1..).unwrap_or_default());
+    content::expand(&name, text, Limits::default().decompressed_bytes)
 }
 
 fn raw(value: &impl Serialize) -> Box<RawValue> {

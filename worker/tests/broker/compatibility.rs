@@ -96,12 +96,9 @@ async fn compressed_bodies_are_read_and_pythons_values_come_back_as_they_went() 
     let broker = Broker::connect().await;
     let _worker = worker(&queue).ready();
     let add = |codec: &str| Call::new("tasks.add", json!([1, 2])).options(json!({"compression": codec}));
-    let [read, refused] = Celery::with_redis(&queue).call([add("gzip"), add("bzip2")]).try_into().unwrap();
-    assert_eq!(read["value"], 3, "{read}");
-    assert!(
-        refused["message"].as_str().unwrap().contains("`application/x-bz2` is not supported"),
-        "{refused}"
-    );
+    for read in Celery::with_redis(&queue).call(["gzip", "bzip2", "xz"].map(add)) {
+        assert_eq!(read["value"], 3, "{read}");
+    }
     assert_eq!(values_that_change(&queue), Vec::<String>::new());
     broker.remove(&queue);
 }
