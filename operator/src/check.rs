@@ -4,35 +4,17 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use k8s_openapi::api::authorization::v1::{
-    ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
-};
+use k8s_openapi::api::authorization::v1::{SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
 use kube::api::PostParams;
 use kube::{Api, Client};
 use serde_json::json;
 use soloist_operator::api::v1alpha1::TaskQueue;
-use soloist_operator::plan::metadata::OPERATOR;
+use soloist_operator::permissions::{OWN_PERMISSIONS, PERMISSIONS, attributes};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 /// An operator that does not answer within this time is as good as down: its probes give it two seconds.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// What the operator does in the namespaces it serves: API group, resource, verbs. The chart's rules are these; a test keeps the two equal.
-const PERMISSIONS: &[(&str, &str, &[&str])] = &[
-    ("soloist.dev", "taskqueues", &["get", "list", "patch", "watch"]),
-    ("soloist.dev", "taskqueues/status", &["patch"]),
-    ("soloist.dev", "taskqueues/finalizers", &["update"]),
-    ("apps", "deployments", &["get", "list", "watch", "create", "patch"]),
-    ("apps", "deployments/scale", &["patch"]),
-    ("apps", "replicasets", &["list", "watch"]),
-    ("", "pods", &["get", "list", "watch", "patch"]),
-    ("events.k8s.io", "events", &["create", "patch"]),
-];
-
-/// What it does in its own namespace. It may do the last two with its own lease only.
-const OWN_PERMISSIONS: &[(&str, &str, &[&str])] =
-    &[("coordination.k8s.io", "leases", &["create", "get", "update"])];
 
 /// What to check.
 #[derive(clap::Args, Debug)]
@@ -152,23 +134,9 @@ async fn permitted(namespaces: &[String], own_namespace: &str) -> Result<()> {
     Ok(())
 }
 
-/// An empty namespace asks for all of them.
 fn review(namespace: &str, group: &str, resource: &str, verb: &str) -> SelfSubjectAccessReview {
-    let (resource, subresource) = match resource.split_once('/') {
-        Some((resource, subresource)) => (resource, Some(subresource.to_owned())),
-        None => (resource, None),
-    };
-    let attributes = ResourceAttributes {
-        namespace: Some(namespace.to_owned()),
-        group: Some(group.to_owned()),
-        // A lease may be made by any name, and by no other than its own be changed.
-        name: (resource == "leases" && verb != "create").then(|| OPERATOR.to_owned()),
-        resource: Some(resource.to_owned()),
-        subresource,
-        verb: Some(verb.to_owned()),
-        ..ResourceAttributes::default()
-    };
-    let spec = SelfSubjectAccessReviewSpec { resource_attributes: Some(attributes), ..Default::default() };
+    let attributes = Some(attributes(namespace, group, resource, verb));
+    let spec = SelfSubjectAccessReviewSpec { resource_attributes: attributes, ..Default::default() };
     SelfSubjectAccessReview { spec, ..Default::default() }
 }
 
@@ -239,13 +207,6 @@ mod tests {
             );
         }
         assert_eq!(asked, allowed, "left: asked for, right: in the chart");
-    }
-
-    #[test]
-    fn asks_for_a_subresource_as_such() {
-        let attributes = review("", "apps", "deployments/scale", "patch").spec.resource_attributes.unwrap();
-        assert_eq!(attributes.resource.as_deref(), Some("deployments"));
-        assert_eq!(attributes.subresource.as_deref(), Some("scale"));
     }
 
     #[test]

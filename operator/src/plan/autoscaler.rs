@@ -25,7 +25,7 @@ const WHILE_IDLE: Duration = Duration::from_secs(5);
 
 /// How long a task may wait for a worker, in seconds, if the user says neither that nor how many tasks there are for one worker. A worker
 /// starts in less, so no idle ones are kept, and a person who waits for a task has not yet gone away.
-const DEFAULT_WAIT_SECONDS: u32 = 30;
+pub const DEFAULT_WAIT_SECONDS: u32 = 30;
 
 /// Messages that wait for a worker, over all queues of a TaskQueue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
