@@ -109,6 +109,13 @@ async fn callbacks_and_errbacks_are_called() {
     assert_eq!(found, expected);
     let children = |index: usize| outcomes[index]["children"].as_array().unwrap().len();
     assert_eq!((children(0), children(2), children(4)), (1, 1, 0));
+
+    // An errback in Rust of a task that failed in Python: it is given the id, and fails with that.
+    let errback = unique("errback");
+    let canvas = format!("fail.s('no').set(link_error=[rust('fail', task_id='{errback}')])");
+    let outcome = pair.run(&[&canvas]).remove(0);
+    let (meta, _) = eventually("the errback is called", || stored(&errback));
+    assert_eq!(meta["result"]["exc_message"], json!([outcome["id"]]));
 }
 
 #[tokio::test(flavor = "multi_thread")]

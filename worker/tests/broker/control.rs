@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Broker, Message, celery, control, eventually, stored, unique, worker};
+use crate::support::{Broker, Message, PythonWorker, celery, control, eventually, stored, unique, worker};
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
@@ -64,6 +64,61 @@ async fn celerys_command_line_finds_the_worker() {
     celery(&["control", "-d", &worker.node, "shutdown"]);
     assert_eq!(worker.wait().code(), Some(0));
     broker.remove(&queue);
+}
+
+/// The pool of one process is the only difference: Celery's own solo worker can't resize it either, and says so less clearly.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
+async fn each_order_is_answered_as_celerys_solo_worker_answers_it() {
+    let (queue, added) = (unique("orders"), unique("added"));
+    let broker = Broker::connect().await;
+    let worker = worker(&queue).ready();
+    let python = PythonWorker::start();
+    let orders = |task: &str| {
+        let limit = |task: &str, rate: Value| ("rate_limit", json!({"task_name": task, "rate_limit": rate}));
+        let times = |task: &str| ("time_limit", json!({"task_name": task, "soft": 30, "hard": 60.5}));
+        [
+            // Ours are on from the beginning.
+            ("enable_events", json!({})),
+            ("enable_events", json!({})),
+            ("disable_events", json!({})),
+            ("disable_events", json!({})),
+            ("add_consumer", json!({"queue": added})),
+            ("cancel_consumer", json!({"queue": added})),
+            ("revoke", json!({"task_id": "a"})),
+            ("revoke", json!({"task_id": ["a"]})),
+            ("revoke", json!({"task_id": ["a"], "terminate": true, "signal": "KILL"})),
+            ("terminate", json!({"task_id": ["a"], "signal": "TERM"})),
+            ("revoke_by_stamped_headers", json!({"headers": ["tenant=a"]})),
+            ("revoke_by_stamped_headers", json!({"headers": {"tenant": ["a"]}})),
+            limit(task, json!("10/m")),
+            limit(task, json!("0")),
+            limit(task, json!(0)),
+            limit("nobody.knows", json!("10/m")),
+            times(task),
+            times("nobody.knows"),
+            ("heartbeat", json!({})),
+            ("query_task", json!({"ids": ["a"]})),
+            ("pool_restart", json!({})),
+            ("autoscale", json!({"max": 3, "min": 1})),
+            ("make_coffee", json!({})),
+            ("ping", json!({})),
+        ]
+    };
+    let answers = |node: &str, orders: &[(&str, Value)]| -> Vec<Value> {
+        control(node, orders).into_iter().map(|(answer, _)| answer).collect()
+    };
+    let ours = answers(&worker.node, &orders("tasks.add"));
+    let theirs = answers(&format!("{}@python", python.queue), &orders("py.add"));
+    for ((order, ours), theirs) in orders("-").iter().zip(&ours).zip(&theirs).skip(1) {
+        assert_eq!(ours, theirs, "{order:?}");
+    }
+    for answer in answers(&worker.node, &["pool_grow", "pool_shrink"].map(|order| (order, json!({"n": 1})))) {
+        assert_eq!(answer["error"], "solo pool cannot be resized; scale replicas instead");
+    }
+    for queue in [queue, added] {
+        broker.remove(&queue);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
