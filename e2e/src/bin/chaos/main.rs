@@ -10,6 +10,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use celery_client::Celery;
 use celery_client::broker::BrokerAddress;
 use clap::{Parser, ValueEnum};
+use e2e::newer_rabbitmq::NewerRabbit;
 use e2e::progress::{Progress, Step};
 use e2e::servers::{Servers, Settings};
 use e2e::{images, interrupt, paths, python, wait};
@@ -42,6 +43,9 @@ struct Arguments {
     /// Type of the queue that all tasks go through
     #[arg(long, value_enum, default_value_t = QueueType::Classic)]
     queue_type: QueueType,
+    /// The RabbitMQ of this release of Debian (`trixie`, `sid`) instead of the installed one
+    #[arg(long, value_name = "RELEASE")]
+    rabbitmq: Option<String>,
     /// Decides about the moments and what is killed; by default another one each time
     #[arg(long)]
     seed: Option<u64>,
@@ -180,7 +184,12 @@ async fn run(arguments: &Arguments, progress: &Progress) -> Result<Outcome> {
     }
     std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
     progress.say(format!("logs are in {}", folder.display()));
-    let mut servers = Servers::start(&folder, SERVERS).await?;
+    let mut servers = match &arguments.rabbitmq {
+        Some(release) => {
+            Servers::start_newer(&folder, SERVERS, &NewerRabbit::ensure(progress, release).await?).await?
+        }
+        None => Servers::start(&folder, SERVERS).await?,
+    };
     let broker: BrokerAddress = servers.amqp_url.parse()?;
     let mut random =
         Random(arguments.seed.unwrap_or_else(|| u64::from(std::process::id()) << 20 | seconds_of_day()));
