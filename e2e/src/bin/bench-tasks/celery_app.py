@@ -10,9 +10,26 @@ import time
 
 from celery import Celery
 from kombu import Queue
+from kombu.asynchronous import Hub
 
 BROKER, BACKEND = os.environ["BROKER"], os.environ.get("BACKEND")
 QUEUE_ARGUMENTS = {"x-queue-type": "quorum"} if os.environ.get("QUORUM") else {}
+
+fire_timers = Hub.fire_timers
+
+
+def without_stall(hub, **options):
+    """How long the event loop may wait for the broker: not at all while callbacks are due.
+
+    Celery leaves acknowledgements to its event loop as callbacks. When the next message has come before the loop looks at the
+    socket, it runs that task first and then waits for its next timer with the acknowledgement unsent, for up to two seconds: with one
+    message in hand, on a broker as near as this one, after most tasks. What Celery does when that doesn't strike is what is measured.
+    """
+    wait = fire_timers(hub, **options)
+    return 0 if hub._ready else wait
+
+
+Hub.fire_timers = without_stall
 
 app = Celery("bench", broker=BROKER, backend=BACKEND)
 app.conf.update(
