@@ -288,7 +288,7 @@ impl Context {
         let others = others.iter().filter_map(|other| other.0.as_ref().ok());
         others
             .filter(|other| other.metadata.uid != task_queue.metadata.uid)
-            .filter(|other| shared_queue(&queues, &Topology::new(other)).is_some())
+            .filter(|other| shared_queue(&queues, other).is_some())
             .map(reference)
             .collect()
     }
@@ -334,10 +334,7 @@ pub(super) fn concerned(
     let users: Vec<&TaskQueue> =
         readable().filter(|user| secrets_of(user).any(|secret| changed.contains(&secret))).collect();
     let topologies: Vec<Topology> = users.iter().map(|user| Topology::new(user)).collect();
-    let competes = |other: &TaskQueue| {
-        let other = Topology::new(other);
-        topologies.iter().any(|queues| shared_queue(queues, &other).is_some())
-    };
+    let competes = |other: &TaskQueue| topologies.iter().any(|queues| shared_queue(queues, other).is_some());
     let rivals = readable().filter(|other| competes(other));
     users.iter().copied().chain(rivals).map(reference).collect()
 }

@@ -256,17 +256,16 @@ pub(super) fn rivals_on_broker(
     let mut rivals = Vec::new();
     for guarded in context.task_queues() {
         let Ok(other) = &guarded.0 else { continue };
-        let used = Topology::new(other);
         let stays =
             other.metadata.deletion_timestamp.is_none() && other.metadata.uid != task_queue.metadata.uid;
-        if !stays || shared_queue(topology, &used).is_none() {
+        if !stays || shared_queue(topology, other).is_none() {
             continue;
         }
         let theirs = context.last_address(&reference(other), None);
         // What isn't known may be the same.
         if same_broker(task_queue, ours.as_ref(), theirs.as_ref(), context) != Some(false) {
             let name = format!("{}/{}", other.namespace().unwrap_or_default(), other.name_any());
-            rivals.push((name, used));
+            rivals.push((name, Topology::new(other)));
         }
     }
     rivals

@@ -5,7 +5,7 @@ use kube::ResourceExt as _;
 
 use super::reason::Reason;
 use super::status::QUEUES_DECLARED;
-use super::topology::Topology;
+use super::topology::{Topology, names};
 use crate::api::v1alpha1::TaskQueue;
 
 /// A queue that an older TaskQueue uses on the same broker.
@@ -22,10 +22,10 @@ pub struct Claim {
 /// The older one has the right. Of two of the same second, the one whose `namespace/name` comes first: any rule does, as long as both sides
 /// come to the same answer.
 pub fn claim(task_queue: &TaskQueue, topology: &Topology, other: &TaskQueue) -> Option<Claim> {
+    let queue = shared_queue(topology, other)?;
     if seniority(other) >= seniority(task_queue) || task_queue.metadata.uid == other.metadata.uid {
         return None;
     }
-    let queue = shared_queue(topology, &Topology::new(other))?;
     Some(Claim { queue: queue.to_owned(), holder: qualified_name(other) })
 }
 
@@ -43,9 +43,9 @@ pub fn is_claimed(conditions: &[Condition]) -> bool {
     conditions.iter().any(|condition| condition.type_ == QUEUES_DECLARED && condition.reason == claimed)
 }
 
-/// The first queue that both name.
-pub fn shared_queue<'a>(ours: &'a Topology, theirs: &Topology) -> Option<&'a str> {
-    ours.all_names().find(|queue| theirs.all_names().any(|other| other == *queue))
+/// The first queue that another TaskQueue names too.
+pub fn shared_queue<'a>(topology: &'a Topology, other: &TaskQueue) -> Option<&'a str> {
+    topology.all_names().find(|queue| names(other, queue))
 }
 
 fn seniority(task_queue: &TaskQueue) -> (Option<String>, String) {

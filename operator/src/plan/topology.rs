@@ -10,6 +10,9 @@ use serde_json::{Map, Value};
 
 use crate::api::v1alpha1::{ExchangeType, Overflow, QueueSpec, QueueType, TaskQueue};
 
+/// What the name of a dead letter queue ends with.
+const DEAD_LETTERS: &str = ".dead";
+
 /// What one TaskQueue needs on the broker.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Topology {
@@ -51,6 +54,21 @@ impl Topology {
     }
 }
 
+/// Whether a TaskQueue names this queue, as one that its workers consume or as their dead letter queue: what its topology would say,
+/// without making one. Each TaskQueue asks this of all others.
+pub fn names(task_queue: &TaskQueue, queue: &str) -> bool {
+    let queues = &task_queue.spec.queues;
+    let is_dead_letter_queue_of =
+        |name: &str| queue.strip_suffix(DEAD_LETTERS).is_some_and(|consumed| consumed == name);
+    if queues.is_empty() {
+        let name = task_queue.metadata.name.as_deref().unwrap_or_default();
+        return queue == name || is_dead_letter_queue_of(name);
+    }
+    queues
+        .iter()
+        .any(|spec| spec.name == queue || (spec.dead_letter.enabled && is_dead_letter_queue_of(&spec.name)))
+}
+
 /// A queue to declare.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Queue {
@@ -70,7 +88,7 @@ pub struct Queue {
 
 impl Queue {
     fn new(spec: &QueueSpec) -> Self {
-        let dead_letters = spec.dead_letter.enabled.then(|| format!("{}.dead", spec.name));
+        let dead_letters = spec.dead_letter.enabled.then(|| format!("{}{DEAD_LETTERS}", spec.name));
         let bindings = if spec.bindings.is_empty() {
             // What Celery declares for a queue it knows nothing else about.
             vec![Binding {
@@ -195,6 +213,10 @@ mod tests {
     use serde_json::json;
 
     fn topology(spec: Value) -> Topology {
+        Topology::new(&task_queue(spec))
+    }
+
+    fn task_queue(spec: Value) -> TaskQueue {
         let mut whole = json!({
             "broker": {"secretRef": {"name": "rabbitmq"}},
             "worker": {"image": "w"},
@@ -204,7 +226,19 @@ mod tests {
         let task_queue = json!({
             "apiVersion": "soloist.dev/v1alpha1", "kind": "TaskQueue", "metadata": {"name": "red"}, "spec": whole,
         });
-        Topology::new(&serde_json::from_value(task_queue).unwrap())
+        serde_json::from_value(task_queue).unwrap()
+    }
+
+    #[test]
+    fn a_task_queue_names_the_queues_of_its_topology() {
+        let specs = [json!([]), json!([{"name": "low"}, {"name": "red", "deadLetter": {"enabled": false}}])];
+        for spec in specs {
+            let (task_queue, topology) = (task_queue(spec.clone()), topology(spec));
+            for queue in ["red", "red.dead", "low", "low.dead", "low.dead.dead", ".dead", ""] {
+                let expected = topology.all_names().any(|name| name == queue);
+                assert_eq!(names(&task_queue, queue), expected, "{queue} of {topology:?}");
+            }
+        }
     }
 
     #[test]
