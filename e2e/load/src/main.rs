@@ -11,6 +11,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
 
+// As the worker has it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Whatever goes wrong ends the program.
 type Outcome<T = ()> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 

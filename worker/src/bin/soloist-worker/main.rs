@@ -2,6 +2,10 @@
 
 use std::process::ExitCode;
 
+// musl's own allocator is one for all threads, and gives memory back to the system and asks for it again with each task.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     soloist_worker::main(soloist_worker::sample_tasks)
 }
