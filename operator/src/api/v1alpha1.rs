@@ -208,9 +208,9 @@ pub struct RpcResults {}
     validation = Rule::new("!self.name.startsWith('amq.')")
         .message("names that start with `amq.` belong to the broker: choose another name"),
     validation = Rule::new("self.type == oldSelf.type")
-        .message("type can't change on an existing queue: add a queue with a new name and the new type, let the producers use it, and remove this one from the list when it is empty"),
+        .message("type can't change on an existing queue: make another TaskQueue, whose queue has a new name and this type, let the producers use it, and delete this one when it is empty; docs/taskqueue.md (Another type) has the steps"),
     validation = Rule::new("has(self.maxPriority) == has(oldSelf.maxPriority) && (!has(self.maxPriority) || self.maxPriority == oldSelf.maxPriority)")
-        .message("maxPriority can't change on an existing queue: add a queue with a new name and the new maxPriority, let the producers use it, and remove this one from the list when it is empty"),
+        .message("maxPriority can't change on an existing queue: make another TaskQueue, whose queue has a new name and this maxPriority, let the producers use it, and delete this one when it is empty; docs/taskqueue.md (Another type) has the steps"),
 )]
 #[serde(rename_all = "camelCase")]
 pub struct QueueSpec {

@@ -119,6 +119,25 @@ fn api_server_agrees_with_every_rule() {
     names_of_the_broker_are_refused();
     a_queue_may_not_be_anothers_dead_letter_queue();
     type_and_priorities_of_a_queue_are_immutable();
+    what_earlier_releases_stored_is_valid_and_keeps_every_field();
+}
+
+#[test]
+fn what_earlier_releases_stored_is_valid_and_keeps_every_field() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/taskqueues");
+    let mut count = 0;
+    for file in std::fs::read_dir(folder).unwrap() {
+        let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+        for document in serde_yaml::Deserializer::from_str(&text) {
+            let stored = serde_json::Value::deserialize(document).unwrap();
+            let task_queue: TaskQueue = serde_json::from_value(stored.clone()).unwrap();
+            let known = serde_json::to_value(&task_queue).unwrap();
+            assert_eq!(unknown_field("", &stored, &known), None, "of {}", stored["metadata"]["name"]);
+            accepts(task_queue);
+            count += 1;
+        }
+    }
+    assert!(count > 0, "there are no files in {folder}");
 }
 
 #[test]
@@ -263,7 +282,8 @@ fn type_and_priorities_of_a_queue_are_immutable() {
         }
         for refused in refusals {
             assert!(
-                refused.contains(message) && refused.contains("add a queue with a new name"),
+                refused.contains(message)
+                    && refused.contains("make another TaskQueue, whose queue has a new name"),
                 "{refused}"
             );
         }
