@@ -1,7 +1,8 @@
 //! What is done with an uploaded file: a scan for viruses and a look at its contents, at the same time by two workers, and then a
 //! report of both. `upload.py` calls it.
 //!
-//! `cargo run --example upload -- --queues uploads --results redis://localhost`, twice, on a machine that has the files.
+//! `cargo run --example upload -- --queues uploads --results redis://localhost --node-name celery@one`, and again as `celery@two`, on
+//! a machine that has the files.
 
 use std::{fs, path::PathBuf, process::ExitCode, thread, time::Duration};
 
