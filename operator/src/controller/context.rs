@@ -41,7 +41,7 @@ const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_AT_MOST: Duration = Duration::from_secs(300);
 
 /// The same where it is the API server that is in trouble: all is to be well soon after that is over.
-const RETRY_TROUBLE_AT_MOST: Duration = Duration::from_secs(30);
+const RETRY_TROUBLE_AT_MOST: Duration = Duration::from_secs(15);
 
 /// What all reconciliations share.
 pub(super) struct Context {
