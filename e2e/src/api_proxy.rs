@@ -98,7 +98,9 @@ impl Front {
         let (mut parts, body) = answer.into_parts();
         let body = Body::new(body);
         let Fate::Replace(from, to) = fate else { return Ok(Response::from_parts(parts, body)) };
+        // It has another length now.
         parts.headers.remove(header::CONTENT_LENGTH);
+        parts.headers.remove(header::TRANSFER_ENCODING);
         let body = if is_watch {
             // Event by event: the end may be minutes away.
             Body::from_stream(lines(body).map(move |line| Ok::<_, Infallible>(replaced(&line, from, to))))

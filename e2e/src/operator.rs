@@ -225,6 +225,7 @@ fn launch(namespace: &str, name: &str, address: &str, kubeconfig: &PathBuf) -> R
     let log = log.context("open the operator's log")?;
     Command::new(program)
         .args(["--namespaces", namespace, "--lease-namespace", namespace, "--http-address", address])
+        .args(["--log-format", "json"])
         .env("KUBECONFIG", kubeconfig)
         .env("POD_NAME", name)
         .env("POD_NAMESPACE", namespace)

@@ -25,9 +25,10 @@ const MESSAGES: usize = 50;
 
 /// How others are served.
 struct Service {
-    /// From the last message of a burst to the patch of the replicas; the longest.
+    /// From the last message of a burst to the patch of the replicas; half of them were quicker. A machine that does other things too
+    /// may stop for a second, which says nothing of the operator.
     patch: f64,
-    /// Of the observations; the oldest.
+    /// Of the observations; nine of ten were younger.
     age: f64,
 }
 
@@ -49,8 +50,8 @@ async fn serve(test: &Test, instance: &Instance, name: &str) -> Result<Service> 
         }
         test.cluster.rabbitmq.purge(&test.namespace.name, &name).await?;
     }
-    let worst = |samples: &[f64]| quantile(samples, 1.0).context("nothing was measured");
-    Ok(Service { patch: worst(&patches)?, age: worst(&ages)? })
+    let part = |samples: &[f64], part| quantile(samples, part).context("nothing was measured");
+    Ok(Service { patch: part(&patches, 0.5)?, age: part(&ages, 0.9)? })
 }
 
 #[tokio::test]

@@ -7,9 +7,8 @@ use anyhow::{Context, Result, ensure};
 use e2e::go_tools::GoTools;
 use e2e::soloist::{self, START, Scrape, Test};
 use e2e::{command, wait};
-use k8s_openapi::api::core::v1::{Node, Pod};
-use kube::api::ListParams;
-use kube::{Api, ResourceExt};
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
 use serde_json::json;
 use tokio::process::Command;
 
@@ -67,11 +66,10 @@ async fn the_drain_of_a_node_waits_for_tasks_and_keeps_to_a_disruption_budget() 
         .await?;
         let drained: BTreeSet<String> = test.pods(name).await?.iter().map(ResourceExt::name_any).collect();
 
-        let nodes: Api<Node> = Api::all(test.client.clone());
-        let nodes = nodes.list(&ListParams::default()).await?.items;
-        let node = nodes.first().context("no node")?.name_any();
+        let pods = test.pods(name).await?;
+        let node = pods[0].spec.as_ref().and_then(|spec| spec.node_name.clone()).context("it is on no node")?;
         let selector = format!("--pod-selector=soloist.dev/task-queue={name}");
-        let mut drain = kubectl(&test, &["drain", &node, &selector])?;
+        let mut drain = kubectl(&test, &["drain", &node, &selector, "--delete-emptydir-data"])?;
         let mut fewest = 2;
         let said = {
             let mut draining = std::pin::pin!(command::output(&mut drain, DRAIN));
@@ -79,12 +77,13 @@ async fn the_drain_of_a_node_waits_for_tasks_and_keeps_to_a_disruption_budget() 
                 let pods = test.pods(name).await?;
                 Ok(pods.iter().any(|pod| pod.metadata.deletion_timestamp.is_some()).then_some(()))
             });
-            tokio::select! {
-                ended = &mut draining => anyhow::bail!("it drained at once: {ended:?}"),
-                evicted = evicted => evicted?,
-            }
+            let evicted = tokio::select! {
+                ended = &mut draining => Err(anyhow::anyhow!("it drained at once: {ended:?}")),
+                evicted = evicted => evicted,
+            };
             // There is but one node for whoever takes their place, and for other people's pods.
             command::output(&mut kubectl(&test, &["uncordon", &node])?, START).await?;
+            evicted?;
             loop {
                 tokio::select! {
                     said = &mut draining => break said?,

@@ -20,8 +20,8 @@ const TASK_QUEUES: usize = 20;
 const STORM: Duration = Duration::from_secs(20);
 /// Attempts of one TaskQueue in that time: after 0, 1, 2, 4 and 8 s or half of that each, a status and perhaps an event each time.
 const ATTEMPTS: usize = 6;
-/// No TaskQueue waits longer for its next attempt.
-const OVER: Duration = Duration::from_secs(32);
+/// A TaskQueue waits 15 s for its next attempt at most.
+const OVER: Duration = Duration::from_secs(20);
 
 #[tokio::test]
 #[ignore = "needs a cluster: cargo e2e"]
