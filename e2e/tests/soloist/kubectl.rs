@@ -111,13 +111,16 @@ async fn misspelt_and_immutable_fields_are_refused_by_name() -> Result<()> {
         };
         let yaml = soloist::task_queue("jobs", "{maxReplicas: 1}");
         let misspelt = apply(&yaml.replace("maxReplicas", "maxReplica")).await;
+        let unquoted = apply(&yaml.replace("maxReplicas", "mode: Off, maxReplicas")).await;
         let queue = |kind: &str| {
             yaml.replace("spec:\n", &format!("spec:\n  queues: [{{name: jobs, type: {kind}}}]\n"))
         };
         apply(&queue("classic")).await?;
         let changed = apply(&queue("quorum")).await;
         std::fs::remove_file(&file)?;
-        for (refused, word) in [(misspelt, "maxReplica"), (changed, "type")] {
+        for (refused, word) in
+            [(misspelt, "maxReplica"), (unquoted, "must be of type string: \"boolean\""), (changed, "type")]
+        {
             let message = format!("{:#}", refused.err().context("it was accepted")?);
             ensure!(message.contains(word), "it does not name {word}: {message}");
         }

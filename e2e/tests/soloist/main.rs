@@ -6,6 +6,7 @@ mod deletion;
 mod faults;
 mod kubectl;
 mod operator;
+mod other_type;
 mod refusals;
 mod scale_in;
 mod scaling;
