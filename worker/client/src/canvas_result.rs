@@ -176,7 +176,7 @@ impl GroupResult {
         try_join_all(self.known().map(|task| task.wait(timeout))).await
     }
 
-    /// What is known now of each task in it; none where that is nothing.
+    /// What is known now of each task in it; none where that is nothing, as of all that leave no result.
     ///
     /// # Errors
     /// When there is no way to know.
@@ -185,7 +185,9 @@ impl GroupResult {
         match self.celery.store() {
             Ok(store) => {
                 let ids: Vec<&str> = tasks.iter().map(|task| task.id()).collect();
-                Ok(store.get_many(&ids).await?)
+                let metas = store.get_many(&ids).await?.into_iter().zip(&tasks);
+                // Who revokes a task may store that, even so.
+                Ok(metas.map(|(meta, task)| meta.filter(|_| !task.is_ignored())).collect())
             }
             Err(_) => {
                 let meta = async |task: &&AsyncResult| match task.is_ignored() {

@@ -2,9 +2,10 @@
 
 use crate::support::{client, delete, setting, unique};
 use celery_client::{BrokerAddress, Celery, PublishError, ResultError, SendError, connect, queue};
+use celery_client::results::{ReplyAddress, RpcResults, StoreError};
 use celery_protocol::{Message, Properties, TaskMeta};
 use futures_util::future::join_all;
-use lapin::options::{BasicGetOptions, QueueDeclareOptions};
+use lapin::options::{BasicGetOptions, ConfirmSelectOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use serde_json::Value;
 use std::time::Duration;
@@ -133,6 +134,20 @@ async fn a_message_that_the_broker_refuses_fails_alone_and_answers_still_come() 
     assert!((201..=401).contains(&ready), "{ready}");
     assert!(before.meta().await.unwrap().is_none(), "its answer may still come");
     delete(&name).await;
+}
+
+#[tokio::test]
+#[ignore = "needs RabbitMQ: AMQP_URL"]
+async fn a_result_over_rpc_that_is_too_large_for_the_broker_is_told_apart() {
+    let connection = connect(&address(), "test").await.unwrap();
+    let channel = connection.create_channel().await.unwrap();
+    channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
+    // RabbitMQ's limit is 128 MiB, and 16 MiB from 4.0 on.
+    let value = serde_json::value::to_raw_value(&"x".repeat(129 << 20)).unwrap();
+    let meta = TaskMeta::success("id", value, jiff::Timestamp::now());
+    let reply = ReplyAddress { queue: Some("nobody"), correlation_id: "id" };
+    let error = RpcResults::new(channel).store(&meta, reply).await.unwrap_err();
+    assert!(matches!(error, StoreError::TooLarge { .. }) && error.is_permanent(), "{error:?}");
 }
 
 #[tokio::test]
