@@ -1,8 +1,8 @@
 //! Sending without a worker: what arrives in queues, and what becomes of messages that can't.
 
 use crate::support::{client, delete, setting, unique};
-use celery_client::{BrokerAddress, Celery, PublishError, ResultError, SendError, connect, queue};
 use celery_client::results::{ReplyAddress, RpcResults, StoreError};
+use celery_client::{BrokerAddress, Celery, PublishError, ResultError, SendError, connect, queue};
 use celery_protocol::{Message, Properties, TaskMeta};
 use futures_util::future::join_all;
 use lapin::options::{BasicGetOptions, ConfirmSelectOptions, QueueDeclareOptions};
