@@ -13,8 +13,8 @@ use crate::usage::cpu_seconds;
 /// Longest wait for a worker's first task: Celery's prefork worker takes seconds to start.
 const START: Duration = Duration::from_secs(60);
 
-/// A run is cut off after this: Celery's solo worker may stall for 40 ms after each task.
-const CUT_OFF: Duration = Duration::from_secs(10);
+/// A run is cut off after this: Celery would take up to a minute for all tasks.
+const CUT_OFF: Duration = Duration::from_secs(5);
 
 /// One message in hand; what is best for short tasks; and for Celery its default.
 const CONTENDERS: [Contender; 7] = [

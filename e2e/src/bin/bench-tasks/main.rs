@@ -34,7 +34,7 @@ struct Arguments {
     /// Only these benchmarks
     #[arg(long, value_delimiter = ',')]
     only: Vec<Bench>,
-    /// Tasks in a run; Celery gets as many as it does in 10 seconds
+    /// Tasks in a run; Celery gets as many as it does in 5 seconds
     #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(100..))]
     tasks: u64,
     /// Runs of each benchmark, of which the median counts
