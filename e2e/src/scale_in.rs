@@ -203,7 +203,7 @@ impl<'a> Trial<'a> {
         self.scale(Some(self.workers)).await?;
         let within = self.starting();
         wait::until("the workers to be ready", within, || async {
-            let pods = self.test.pods(TASK_QUEUE).await?;
+            let pods = self.pods().await?;
             let ready = pods.iter().filter(|pod| soloist::is_ready(pod)).count();
             ensure!(ready >= usize::from(self.workers), "{ready} are");
             Ok(Some(()))
@@ -228,7 +228,7 @@ impl<'a> Trial<'a> {
             "the workers to be gone",
             self.starting() + Duration::from_secs_f64(2.0 * self.seconds.1),
             || async {
-                let pods = self.test.pods(TASK_QUEUE).await?;
+                let pods = self.pods().await?;
                 ensure!(pods.is_empty(), "{} are there", pods.len());
                 Ok(Some(()))
             },
@@ -286,6 +286,12 @@ impl<'a> Trial<'a> {
             }
         }
         Ok(figures)
+    }
+
+    /// The workers, once a second at most: to list a hundred pods is work for the API server, which they need too.
+    async fn pods(&self) -> Result<Vec<Pod>> {
+        sleep(Duration::from_secs(1)).await;
+        self.test.pods(TASK_QUEUE).await
     }
 
     /// How long all pods may take to start, or to end.

@@ -216,6 +216,12 @@ spec:
     )
 }
 
+/// The same TaskQueue with its pods for a node that doesn't exist: the operator is looked at, not the node.
+pub fn on_no_node(task_queue: &str) -> String {
+    let nowhere = "    template: {spec: {nodeSelector: {soloist.dev/bench: nowhere}}}\n  scaling:";
+    task_queue.replacen("  scaling:", nowhere, 1)
+}
+
 /// A condition of a TaskQueue, if it has it.
 pub fn condition<'a>(task_queue: &'a DynamicObject, kind: &str) -> Option<&'a Value> {
     task_queue.data["status"]["conditions"].as_array()?.iter().find(|condition| condition["type"] == kind)

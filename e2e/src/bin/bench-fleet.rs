@@ -181,10 +181,12 @@ impl<'a> Fleet<'a> {
     }
 
     fn yaml(&self, number: u32) -> String {
-        let nowhere = "    template: {spec: {nodeSelector: {soloist.dev/bench: nowhere}}}\n  scaling:";
-        soloist::task_queue(&name(number), "{minReplicas: 0, maxReplicas: 10, tasksPerWorker: 10}")
-            .replacen("  scaling:", nowhere, 1)
-            .replacen("name: rabbitmq", &format!("name: {}", self.vhost_of(number).0), 1)
+        let scaling = "{minReplicas: 0, maxReplicas: 10, tasksPerWorker: 10}";
+        soloist::on_no_node(&soloist::task_queue(&name(number), scaling)).replacen(
+            "name: rabbitmq",
+            &format!("name: {}", self.vhost_of(number).0),
+            1,
+        )
     }
 
     /// From the last message of a burst to the patch, for TaskQueues all over the fleet.

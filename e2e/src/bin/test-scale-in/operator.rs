@@ -100,11 +100,15 @@ async fn installed(test: &Test) -> Result<Vec<Pod>> {
 
 /// Tasks that the installed operator says were interrupted since its pods were made.
 pub(crate) async fn interrupted_by_installed(test: &Test) -> Result<f64> {
-    let mut interrupted = 0.0;
-    for pod in installed(test).await? {
-        interrupted += Scrape::of(&pod).await?.sum(INTERRUPTED);
-    }
-    Ok(interrupted)
+    // One of them may be starting again just now.
+    wait::until("the operators' metrics", START, || async {
+        let mut interrupted = 0.0;
+        for pod in installed(test).await? {
+            interrupted += Scrape::of(&pod).await?.sum(INTERRUPTED);
+        }
+        Ok(Some(interrupted))
+    })
+    .await
 }
 
 fn read(metrics: &str) -> Result<f64> {
