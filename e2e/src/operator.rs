@@ -2,7 +2,7 @@
 //! the cluster.
 
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -218,7 +218,7 @@ pub fn log_file(namespace: &str, name: &str) -> PathBuf {
     paths::logs().join(format!("operator-{namespace}-{name}.log"))
 }
 
-fn launch(namespace: &str, name: &str, address: &str, kubeconfig: &PathBuf) -> Result<Child> {
+fn launch(namespace: &str, name: &str, address: &str, kubeconfig: &Path) -> Result<Child> {
     let program = images::program("soloist-operator");
     ensure!(program.exists(), "{} is not built", program.display());
     let log = std::fs::File::options().create(true).append(true).open(log_file(namespace, name));

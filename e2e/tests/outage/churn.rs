@@ -10,7 +10,7 @@ use futures_util::future::try_join_all;
 use kube::api::{DeleteParams, ListParams};
 use serde_json::json;
 
-use crate::{change, duration, figures, observed, own_operator, run, without_workers};
+use crate::{change, duration, figures, own_operator, run, until_observed, without_workers};
 
 const TASK_QUEUES: usize = 20;
 /// After so many rounds all that is made once has been made.
@@ -45,14 +45,8 @@ async fn round(test: &Test, number: usize) -> Result<()> {
     for name in &names {
         test.condition(name, "Ready", "True", "Ready").await?;
     }
-    let wanted = try_join_all(names.iter().map(|name| change(test, name, 6))).await?;
-    wait::until("the changes to be observed", ROUND, || async {
-        for (name, wanted) in names.iter().zip(&wanted) {
-            ensure!(observed(test, name).await? == *wanted, "{name} isn't");
-        }
-        Ok(Some(()))
-    })
-    .await?;
+    try_join_all(names.iter().map(|name| change(test, name, 6))).await?;
+    until_observed(test, ROUND).await?;
     let task_queues = test.task_queues();
     task_queues.delete_collection(&DeleteParams::default(), &ListParams::default()).await?;
     wait::until("all to be gone", ROUND, || async {

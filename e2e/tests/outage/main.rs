@@ -12,10 +12,12 @@ mod storm;
 use std::io::Write;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use e2e::operator::Instance;
 use e2e::soloist::{self, Test};
-use kube::api::{Patch, PatchParams};
+use e2e::wait;
+use kube::ResourceExt;
+use kube::api::{ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
 /// Runs the body of a test; if it fails, its operators' logs are shown too.
@@ -52,17 +54,24 @@ fn without_workers(name: &str, scaling: &str) -> String {
     soloist::task_queue(name, scaling).replacen("  scaling:", nowhere, 1)
 }
 
-/// Changes the spec of a TaskQueue; the new generation.
-async fn change(test: &Test, name: &str, max_replicas: u32) -> Result<i64> {
+/// Changes the spec of a TaskQueue.
+async fn change(test: &Test, name: &str, max_replicas: u32) -> Result<()> {
     let patch = json!({"spec": {"scaling": {"maxReplicas": max_replicas}}});
-    let changed = test.task_queues().patch(name, &PatchParams::default(), &Patch::Merge(patch)).await?;
-    changed.metadata.generation.context("no generation")
+    test.task_queues().patch(name, &PatchParams::default(), &Patch::Merge(patch)).await?;
+    Ok(())
 }
 
-/// The generation that the status of a TaskQueue is about.
-async fn observed(test: &Test, name: &str) -> Result<i64> {
-    let task_queue = test.task_queues().get(name).await?;
-    task_queue.data["status"]["observedGeneration"].as_i64().context("not observed yet")
+/// Waits until the status of every TaskQueue is about its spec as it is now.
+async fn until_observed(test: &Test, within: Duration) -> Result<()> {
+    let task_queues = test.task_queues();
+    wait::until("every TaskQueue to be observed", within, || async {
+        for task_queue in task_queues.list(&ListParams::default()).await?.items {
+            let observed = task_queue.data["status"]["observedGeneration"].as_i64();
+            ensure!(observed == task_queue.metadata.generation, "{} isn't", task_queue.name_any());
+        }
+        Ok(Some(()))
+    })
+    .await
 }
 
 /// The installed operator is kept out, and one of the test's own started.

@@ -1,6 +1,5 @@
 //! What is wrong with one TaskQueue, or with its broker, keeps no other waiting.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -86,9 +85,8 @@ async fn a_broker_that_hangs_and_a_task_queue_that_cannot_be_read_delay_no_other
         })
         .await?;
         // Its watch has to bear with it, and its list, which is what an operator begins with.
-        let is_listed = AtomicBool::new(false);
-        for name in ["watched", "listed"] {
-            if is_listed.swap(true, Ordering::Relaxed) {
+        for (name, is_listed) in [("watched", false), ("listed", true)] {
+            if is_listed {
                 instance.restart().await?;
                 instance.ready().await?;
             }

@@ -67,7 +67,8 @@ async fn the_drain_of_a_node_waits_for_tasks_and_keeps_to_a_disruption_budget() 
         let drained: BTreeSet<String> = test.pods(name).await?.iter().map(ResourceExt::name_any).collect();
 
         let pods = test.pods(name).await?;
-        let node = pods[0].spec.as_ref().and_then(|spec| spec.node_name.clone()).context("it is on no node")?;
+        let node =
+            pods[0].spec.as_ref().and_then(|spec| spec.node_name.clone()).context("it is on no node")?;
         let selector = format!("--pod-selector=soloist.dev/task-queue={name}");
         let mut drain = kubectl(&test, &["drain", &node, &selector, "--delete-emptydir-data"])?;
         let mut fewest = 2;

@@ -1,6 +1,5 @@
 //! An API server that refuses what it is asked, for a while.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -9,19 +8,18 @@ use axum::http::StatusCode;
 use e2e::api_proxy::{ApiProxy, Fate};
 use e2e::operator;
 use e2e::soloist::Test;
-use e2e::wait;
 use futures_util::future::try_join_all;
 use serde_json::json;
 
-use crate::{change, figures, observed, own_operator, run, without_workers};
+use crate::{change, figures, own_operator, run, until_observed, without_workers};
 
 const TASK_QUEUES: usize = 20;
 /// Half of it "too many requests", half of it "not available".
 const STORM: Duration = Duration::from_secs(20);
 /// Attempts of one TaskQueue in that time: after 0, 1, 2, 4 and 8 s or half of that each, a status and perhaps an event each time.
 const ATTEMPTS: usize = 6;
-/// A TaskQueue waits 15 s for its next attempt at most.
-const OVER: Duration = Duration::from_secs(20);
+/// A TaskQueue waits 15 s for its next attempt at most; the rest is for a busy machine.
+const OVER: Duration = Duration::from_secs(30);
 
 #[tokio::test]
 #[ignore = "needs a cluster: cargo e2e"]
@@ -51,19 +49,11 @@ async fn a_storm_of_refusals_is_met_with_ever_fewer_requests_and_leaves_nothing_
                 if at < STORM / 2 { StatusCode::TOO_MANY_REQUESTS } else { StatusCode::SERVICE_UNAVAILABLE };
             Fate::Refuse(code)
         });
-        let wanted = try_join_all(names.iter().map(|name| change(&test, name, 6))).await?;
+        try_join_all(names.iter().map(|name| change(&test, name, 6))).await?;
         tokio::time::sleep(STORM).await;
         api.set(|_| Fate::Pass);
         let over = Instant::now();
-        let slowest = AtomicUsize::new(0);
-        wait::until("every TaskQueue to be observed", OVER, || async {
-            for (name, wanted) in names.iter().zip(&wanted).skip(slowest.load(Ordering::Relaxed)) {
-                ensure!(observed(&test, name).await? == *wanted, "{name} isn't");
-                slowest.fetch_add(1, Ordering::Relaxed);
-            }
-            Ok(Some(()))
-        })
-        .await?;
+        until_observed(&test, OVER).await?;
         let recovered = over.elapsed();
 
         let refused = refused.lock().expect("no test panics here").clone();
