@@ -95,7 +95,9 @@ impl Election {
                 Ok(false) | Err(LeaseError::Outrun) => seen(),
                 Err(error) => tracing::warn!(lease = self.name, %error, "take the Lease"),
             }
-            sleep(RETRY).await;
+            // Not a moment later than another's Lease expires.
+            let expires_in = self.expires_in(Instant::now()).filter(|left| !left.is_zero());
+            sleep(expires_in.unwrap_or(RETRY).min(RETRY)).await;
         }
     }
 
@@ -210,18 +212,19 @@ impl Election {
 
     /// Whether the Lease is ours, nobody's, or expired.
     fn may_take(&self, now: Instant) -> bool {
-        let Some(Observed { lease, unchanged_since }) = &self.observed else { return false };
-        match holder(lease) {
-            None => true,
-            Some(holder) if holder == self.identity => true,
-            Some(_) => {
-                let seconds = lease.spec.as_ref().and_then(|spec| spec.lease_duration_seconds);
-                let duration = seconds
-                    .and_then(|seconds| u64::try_from(seconds).ok())
-                    .map_or(DURATION, Duration::from_secs);
-                now.duration_since(*unchanged_since) >= duration
-            }
+        self.expires_in(now).is_some_and(|left| left.is_zero())
+    }
+
+    /// How long the Lease is still another's, as it was seen last.
+    fn expires_in(&self, now: Instant) -> Option<Duration> {
+        let Observed { lease, unchanged_since } = self.observed.as_ref()?;
+        if holder(lease).is_none_or(|holder| holder == self.identity) {
+            return Some(Duration::ZERO);
         }
+        let seconds = lease.spec.as_ref().and_then(|spec| spec.lease_duration_seconds);
+        let duration =
+            seconds.and_then(|seconds| u64::try_from(seconds).ok()).map_or(DURATION, Duration::from_secs);
+        Some(duration.saturating_sub(now.duration_since(*unchanged_since)))
     }
 
     /// The Lease as ours, following what it was before.
