@@ -246,3 +246,6 @@ fn text(report: &Report) -> String {
     let _ = write!(text, "the operator and {looked}: {found}{unknown}");
     text
 }
+
+#[cfg(test)]
+mod tests;

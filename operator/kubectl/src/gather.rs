@@ -223,10 +223,8 @@ async fn surroundings(
     operators: &Seen<Vec<Operator>>,
 ) -> Surroundings {
     let (pods, deployments) = (pods(client, namespace), deployments(client, namespace));
-    let list = ListParams::default();
-    let quotas = api(client, namespace);
-    let (pods, deployments, quotas, network_policies) =
-        tokio::join!(pods, deployments, quotas.list(&list), network_policies(client, namespace));
+    let (pods, deployments, network_policies) =
+        tokio::join!(pods, deployments, network_policies(client, namespace));
     let named: BTreeSet<(Purpose, String)> =
         task_queues.iter().flat_map(|subject| subject.secrets()).collect();
     let secrets = join_all(named.into_iter().map(|(purpose, name)| async move {
@@ -246,7 +244,6 @@ async fn surroundings(
     Surroundings {
         deployments,
         pods,
-        quotas: seen(&format!("the quotas of namespace {namespace}"), quotas.map(|quotas| quotas.items)),
         network_policies,
         services: services.await.into_iter().collect(),
         secrets,

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Container, Pod, ResourceQuota};
+use k8s_openapi::api::core::v1::{Container, Pod};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::ResourceExt as _;
@@ -205,7 +205,6 @@ pub(crate) struct Surroundings {
     pub(crate) deployments: Seen<Vec<Deployment>>,
     /// Pods of workers.
     pub(crate) pods: Seen<Vec<Pod>>,
-    pub(crate) quotas: Seen<Vec<ResourceQuota>>,
     pub(crate) network_policies: Seen<Vec<NetworkPolicy>>,
     /// Secrets that TaskQueues name.
     pub(crate) secrets: BTreeMap<(Purpose, String), SecretFacts>,

@@ -422,13 +422,12 @@ fn cut_off(
 ) -> Finding {
     // Not every network enforces policies: where nothing else shows it, it may do no harm yet.
     let level = if shows { Level::Error } else { Level::Warning };
-    let finding = Finding::new(
+    let mut finding = Finding::new(
         level,
         Cause::NetworkPolicy,
         &patient.object,
         format!("NetworkPolicies cut {who} off from {what}, where the network enforces them"),
     );
-    let mut finding = finding;
     for policy in by {
         let (name, namespace) = (policy.name_any(), policy.namespace().unwrap_or_default());
         finding = finding.seen(format!(
