@@ -7,6 +7,7 @@ mod faults;
 mod kubectl;
 mod operator;
 mod other_type;
+mod plugin;
 mod refusals;
 mod scale_in;
 mod scaling;

@@ -107,7 +107,7 @@ pub(crate) struct Drain {
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct Output {
     /// Format of the output.
-    #[arg(short, long = "output", value_enum, default_value_t = Format::Text)]
+    #[arg(short = 'o', long = "output", value_enum, default_value_t = Format::Text)]
     pub(crate) format: Format,
 }
 
