@@ -15,7 +15,10 @@ fn text(said: &[u8]) -> String {
 #[test]
 fn the_help_tells_the_exit_codes() {
     let help = soloist(&["--help"]);
-    assert!(help.status.success() && text(&help.stdout).contains("  5  doctor: something is wrong"), "{help:?}");
+    assert!(
+        help.status.success() && text(&help.stdout).contains("  5  doctor: something is wrong"),
+        "{help:?}"
+    );
 }
 
 #[test]

@@ -17,7 +17,7 @@ use soloist_operator::plan::status::{
 use super::network::{Destination, cut, opening};
 use super::{Cause, Finding, Level, Report, broker, workers};
 use crate::output::age;
-use crate::snapshot::{Address, Leadership, Operator, Purpose, Seen, Snapshot, Subject, Surroundings};
+use crate::snapshot::{Address, Leadership, Operator, Purpose, Snapshot, Subject, Surroundings};
 
 /// How long the operator may take for a first look, or for a change: it needs a moment, and may just be starting.
 const FIRST_LOOK_SECONDS: i64 = 30;
@@ -285,18 +285,14 @@ fn told(patient: &Patient<'_>, condition: &Condition, address: Option<&Address>,
         _ if condition.status != FALSE => return,
         _ => Level::Error,
     };
-    let secret_is = |is: fn(&Seen<Option<Result<Address, String>>>) -> bool| {
-        patient.around.secrets.values().all(|facts| is(&facts.content))
-    };
+    let mut secrets = patient.around.secrets.values();
     let is_outdated = match reason {
         // Somebody has just put it right, and the operator hasn't noticed yet.
-        Reason::SecretNotFound => secret_is(|content| matches!(content, Ok(Some(_)))),
+        Reason::SecretNotFound => secrets.all(|facts| matches!(facts.content, Ok(Some(_)))),
         Reason::SecretInvalid | Reason::BrokerNotSupported => {
-            secret_is(|content| matches!(content, Ok(Some(Ok(_)))))
+            secrets.all(|facts| matches!(facts.content, Ok(Some(Ok(_)))))
         }
-        Reason::SecretForbidden => {
-            patient.around.secrets.values().all(|facts| facts.operator_may == Ok(true))
-        }
+        Reason::SecretForbidden => secrets.all(|facts| facts.operator_may == Ok(true)),
         // The pods and the Deployment say it themselves.
         _ => {
             condition.type_ == WORKERS_AVAILABLE
