@@ -245,6 +245,8 @@ pub(crate) struct Address {
     pub(crate) port: u16,
     pub(crate) user: String,
     pub(crate) vhost: String,
+    /// The key of its Secret that has all of it; none if it is in several.
+    pub(crate) uri_key: Option<String>,
 }
 
 impl Address {
@@ -253,7 +255,12 @@ impl Address {
         let fields = data.iter().map(|(key, value)| (key, &value.0));
         match purpose {
             Purpose::Broker => {
-                BrokerAddress::from_fields(fields).map(Self::from).map_err(|error| error.to_string())
+                let address = BrokerAddress::from_fields(fields).map_err(|error| error.to_string())?;
+                let is_uri = |key: &&String| {
+                    *key != "managementUri" && data[*key].0.windows(3).any(|part| part == b"://")
+                };
+                let uri_key = data.keys().find(is_uri).filter(|_| !data.contains_key("host")).cloned();
+                Ok(Self { uri_key, ..Self::from(address) })
             }
             Purpose::Results => {
                 let store = ResultStoreAddress::from_fields(fields).map_err(|error| error.to_string())?;
@@ -272,7 +279,7 @@ impl From<BrokerAddress> for Address {
     fn from(address: BrokerAddress) -> Self {
         let shown = address.to_string();
         let BrokerAddress { host, port, username: user, vhost, .. } = address;
-        Self { shown, host, port, user, vhost }
+        Self { shown, host, port, user, vhost, uri_key: None }
     }
 }
 

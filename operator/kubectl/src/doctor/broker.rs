@@ -37,8 +37,8 @@ pub(super) fn unreachable(
         Cause::BrokerTls => format!("the TLS connection to `{host}` fails"),
         _ => condition.message.clone(),
     };
-    let mut finding =
-        Finding::new(Level::Error, cause, &patient.object, what).seen(stated(condition, patient.now));
+    let seen = stated(condition, patient.now, what == condition.message);
+    let mut finding = Finding::new(Level::Error, cause, &patient.object, what).seen(seen);
     finding = match cause {
         Cause::BrokerNameUnknown | Cause::BrokerRefused | Cause::BrokerSilent => {
             service(patient, address, finding)
@@ -46,7 +46,7 @@ pub(super) fn unreachable(
         _ => finding,
     };
     finding = match cause {
-        Cause::BrokerNameUnknown | Cause::BrokerRefused => finding.remedy(patient.change_secret("uri", "amqp://USER:PASSWORD@HOST:PORT/VHOST")),
+        Cause::BrokerNameUnknown | Cause::BrokerRefused => finding.remedy(change_address(patient, address)),
         Cause::BrokerSilent => finding
             .remedy(format!("is RabbitMQ up, and does a firewall let the operator's pods to `{host}`?"))
             .remedy(format!("kubectl get networkpolicies -n {namespace}; kubectl get networkpolicies -n {}", patient.operator_namespace())),
@@ -54,7 +54,7 @@ pub(super) fn unreachable(
             .remedy(format!("an authority of your own goes into the key ca.crt of the Secret: kubectl edit secret {secret} -n {namespace}"))
             .remedy("5671 is the usual port with TLS (amqps://), 5672 the one without (amqp://)"),
         Cause::Condition(Reason::AuthFailed) => finding
-            .remedy(patient.change_secret("password", "PASSWORD"))
+            .remedy(change_password(patient, address))
             .remedy(format!("which password is right says, on the broker: rabbitmqctl authenticate_user {user} PASSWORD")),
         Cause::Condition(Reason::VhostRefused) => finding
             .remedy(format!("on the broker, if `rabbitmqctl list_vhosts` doesn't have it: rabbitmqctl add_vhost '{vhost}'"))
@@ -62,6 +62,26 @@ pub(super) fn unreachable(
         _ => finding.remedy(reason.remedy()),
     };
     report.add(finding);
+}
+
+/// The command that corrects where the broker is, in the way that its Secret has it.
+fn change_address(patient: &Patient<'_>, address: Option<&Address>) -> String {
+    match address {
+        Some(Address { uri_key: Some(key), user, vhost, .. }) => {
+            patient.change_secret(key, &format!("amqp://{user}:PASSWORD@HOST:PORT/{vhost}"))
+        }
+        _ => format!("kubectl edit secret {} -n {}", patient.secret, patient.namespace),
+    }
+}
+
+/// The command that corrects the password, in the way that the broker's Secret has it.
+fn change_password(patient: &Patient<'_>, address: Option<&Address>) -> String {
+    match address {
+        Some(Address { uri_key: Some(key), user, host, port, vhost, .. }) => {
+            patient.change_secret(key, &format!("amqp://{user}:PASSWORD@{host}:{port}/{vhost}"))
+        }
+        _ => patient.change_secret("password", "PASSWORD"),
+    }
 }
 
 /// What keeps a connection from being made, by the words of the operating system and of the TLS library.

@@ -257,10 +257,11 @@ fn condition<'a>(subject: &'a Subject, kind: &str) -> Option<&'a Condition> {
     subject.status()?.conditions.iter().find(|condition| condition.type_ == kind)
 }
 
-/// A condition, as evidence.
-pub(super) fn stated(condition: &Condition, now: Timestamp) -> String {
+/// A condition, as evidence; without its message if that is said already.
+pub(super) fn stated(condition: &Condition, now: Timestamp, is_repeated: bool) -> String {
     let Condition { type_, status, reason, message, last_transition_time, .. } = condition;
-    format!("condition {type_} is {status} ({reason}) since {}: {message}", age(last_transition_time.0, now))
+    let said = format!("condition {type_} is {status} ({reason}) since {}", age(last_transition_time.0, now));
+    if is_repeated { said } else { format!("{said}: {message}") }
 }
 
 /// What the operator says, in a condition, that is wrong.
@@ -315,8 +316,11 @@ fn told(patient: &Patient<'_>, condition: &Condition, address: Option<&Address>,
     {
         return broker::unreachable(patient, condition, reason, address, report);
     }
-    let mut finding =
-        Finding::new(level, cause, &patient.object, &condition.message).seen(stated(condition, patient.now));
+    let mut finding = Finding::new(level, cause, &patient.object, &condition.message).seen(stated(
+        condition,
+        patient.now,
+        true,
+    ));
     for remedy in remedies(patient, reason, condition, address) {
         finding = finding.remedy(remedy);
     }

@@ -50,7 +50,8 @@ fn operator(args: &[&str]) -> Operator {
 
 fn address() -> Address {
     let (shown, host) = ("amqp://shop@rabbitmq:5672/shop".to_owned(), "rabbitmq".to_owned());
-    Address { shown, host, port: 5672, user: "shop".to_owned(), vhost: "shop".to_owned() }
+    let (user, vhost, uri_key) = ("shop".to_owned(), "shop".to_owned(), Some("url".to_owned()));
+    Address { shown, host, port: 5672, user, vhost, uri_key }
 }
 
 fn task_queue(conditions: Value) -> Subject {
@@ -217,9 +218,13 @@ fn secrets_are_missing_wrong_or_forbidden() {
     finds(Cause::Condition(Reason::SecretForbidden), "--serviceaccount=soloist-system:soloist", |snapshot| {
         snapshot.secret().operator_may = Ok(false);
     });
-    finds(Cause::Condition(Reason::AuthFailed), "rabbitmqctl authenticate_user shop", |snapshot| {
-        snapshot.says("BrokerReachable", Reason::AuthFailed, "refuses user name and password");
-    });
+    finds(
+        Cause::Condition(Reason::AuthFailed),
+        r#""url":"amqp://shop:PASSWORD@rabbitmq:5672/shop""#,
+        |snapshot| {
+            snapshot.says("BrokerReachable", Reason::AuthFailed, "refuses user name and password");
+        },
+    );
 }
 
 #[test]

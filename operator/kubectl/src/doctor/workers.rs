@@ -94,6 +94,11 @@ pub(super) fn remedies(patient: &Patient<'_>, cause: Cause, message: &str, pod: 
                 format!("or ask for less: {}", change(r#"{"scaling":{"maxReplicas":N}}"#)),
             ]
         }
+        Reason::Unschedulable if !message.contains("Insufficient") => {
+            vec![format!(
+                "a node must have what spec.worker.template asks for (nodeSelector, affinity, tolerations): kubectl edit taskqueue {name} -n {namespace}"
+            )]
+        }
         Reason::Unschedulable => vec![
             change(r#"{"worker":{"resources":{"requests":{"cpu":"LESS","memory":"LESS"}}}}"#),
             "or add nodes; what they have left says: kubectl describe nodes".to_owned(),
