@@ -51,7 +51,7 @@ pub(crate) enum Command {
     Drain(Drain),
     /// What is wrong with the operator and the TaskQueues, how that is known, and what to type.
     Doctor(Which),
-    /// Print the completions for a shell: `source <(kubectl soloist completion bash)`.
+    /// Print the completions of `kubectl-soloist` for a shell.
     Completion {
         /// The shell.
         shell: clap_complete::Shell,
