@@ -3,6 +3,7 @@
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use soloist_operator::plan::deployment::WORKER_CONTAINER;
+use soloist_operator::plan::metadata::deployment_name;
 use soloist_operator::plan::reason::Reason;
 use soloist_operator::plan::workers::{WorkerPod, workers};
 
@@ -53,10 +54,11 @@ fn add(patient: &Patient<'_>, cause: Cause, message: &str, pod: Option<&Pod>, re
     if report.has(&patient.object, cause) {
         return;
     }
-    let mut finding = Finding::new(Level::Error, cause, &patient.object, message);
-    if let Some(pod) = pod {
-        finding = finding.seen(format!("pod {}", pod.name_any()));
-    }
+    let by = match pod {
+        Some(pod) => format!("pod {}", pod.name_any()),
+        None => format!("Deployment {}, and its pods", deployment_name(patient.name)),
+    };
+    let mut finding = Finding::new(Level::Error, cause, &patient.object, message).seen(by);
     for remedy in remedies(patient, cause, message, pod) {
         finding = finding.remedy(remedy);
     }
