@@ -29,10 +29,11 @@ pub(super) fn examine(snapshot: &Snapshot, report: &mut Report) {
             Level::Error,
             Cause::DefinitionMissing,
             OBJECT,
-            "the cluster doesn't know TaskQueues: the CustomResourceDefinition taskqueues.soloist.dev is missing",
+            "the cluster doesn't know TaskQueues",
         );
         report.add(
             missing
+                .seen("there is no CustomResourceDefinition taskqueues.soloist.dev")
                 .remedy("helm install soloist charts/soloist -n soloist-system --create-namespace")
                 .remedy(APPLY),
         );
@@ -42,8 +43,10 @@ pub(super) fn examine(snapshot: &Snapshot, report: &mut Report) {
     let ours = custom_resource_definitions().first().and_then(fields).unwrap_or_default();
     let Some(theirs) = theirs else {
         let what = format!("the definition doesn't serve {VERSION}, which is what the operator works with");
+        let versions: Vec<&str> =
+            definition.spec.versions.iter().map(|version| version.name.as_str()).collect();
         let older = Finding::new(Level::Error, Cause::DefinitionOlder, OBJECT, what);
-        report.add(older.remedy(UPGRADE).remedy(APPLY));
+        report.add(older.seen(format!("it has {}", versions.join(", "))).remedy(UPGRADE).remedy(APPLY));
         return;
     };
     let (lacks, adds) = (listed(ours.difference(&theirs)), listed(theirs.difference(&ours)));

@@ -49,7 +49,11 @@ fn running(operator: &Operator, report: &mut Report) {
     if operator.deployment.spec.as_ref().and_then(|spec| spec.replicas) == Some(0) {
         let stopped =
             not_running("the operator is scaled to zero: nothing is done about TaskQueues".to_owned());
-        report.add(stopped.remedy(format!("kubectl scale deployment/{name} -n {namespace} --replicas=2")));
+        report.add(
+            stopped
+                .seen(format!("spec.replicas of Deployment {name} is 0"))
+                .remedy(format!("kubectl scale deployment/{name} -n {namespace} --replicas=2")),
+        );
         return;
     }
     let status = operator.deployment.status.as_ref();
@@ -163,8 +167,17 @@ fn alone(operator: &Operator, operators: &[Operator], report: &mut Report) {
         );
         let finding = Finding::new(Level::Error, Cause::OperatorsCompete, &object(operator), what);
         report.add(
-            finding.remedy("give each its own namespaces (chart value watch.namespaces), or uninstall one"),
+            finding
+                .seen(said(&watched))
+                .remedy("give each its own namespaces (chart value watch.namespaces), or uninstall one"),
         );
+    }
+}
+
+fn said(watched: &[String]) -> String {
+    match watched {
+        [] => "it serves all namespaces".to_owned(),
+        watched => format!("it serves {}", watched.join(", ")),
     }
 }
 
