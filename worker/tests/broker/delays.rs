@@ -78,9 +78,9 @@ async fn delayed_tasks_are_shown_and_can_be_revoked_and_expire() {
     let broker = Broker::connect().await;
     let worker = worker(&queue).ready();
     let (revoked, expired) = (unique("id"), unique("id"));
-    broker.publish(&queue, due_in(3.0, &revoked)).await;
-    let expires = date::format(Timestamp::now() + Duration::from_secs(1));
-    broker.publish(&queue, due_in(3.0, &expired).header("expires", json!(expires))).await;
+    broker.publish(&queue, due_in(8.0, &revoked)).await;
+    let expires = date::format(Timestamp::now() + Duration::from_secs(5));
+    broker.publish(&queue, due_in(8.0, &expired).header("expires", json!(expires))).await;
     for id in [&revoked, &expired] {
         worker.wait_for("to be run later: it waits in the broker", |entry| entry["id"] == **id);
     }
