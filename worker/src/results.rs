@@ -132,7 +132,7 @@ impl Results {
                 let store = store.get_or_try_init(|| RedisResults::connect(address)).await;
                 store.map(|store| Some(ResultStore::Redis(store.clone()))).map_err(|error| describe(&error))
             }
-            Self::Rpc { link } => match link.channel() {
+            Self::Rpc { link } => match link.results() {
                 Some(channel) => Ok(Some(ResultStore::Rpc(RpcResults::new(channel)))),
                 None => Err("send the result: not connected to the broker".to_owned()),
             },

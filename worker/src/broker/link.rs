@@ -7,7 +7,7 @@ use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use celery_client::{BrokerAddress, connect};
 use futures_util::StreamExt;
-use lapin::{Channel, Connection, Event};
+use lapin::{Channel, Connection, Event, options::ConfirmSelectOptions};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
@@ -24,11 +24,13 @@ pub(crate) struct Link {
     linked: watch::Receiver<Option<Linked>>,
 }
 
-/// A connection, and a channel on it to publish on.
+/// A connection, and channels on it to publish on.
 #[derive(Clone, Debug)]
 pub(crate) struct Linked {
     pub(crate) connection: Arc<Connection>,
     pub(crate) channel: Channel,
+    /// Where the broker confirms what it has taken.
+    results: Channel,
 }
 
 impl Link {
@@ -70,9 +72,9 @@ impl Link {
         }
     }
 
-    /// The channel, if there is one right now.
-    pub(crate) fn channel(&self) -> Option<Channel> {
-        let channel = self.linked.borrow().as_ref().map(|linked| linked.channel.clone());
+    /// The channel for results, if there is one right now: the broker confirms each.
+    pub(crate) fn results(&self) -> Option<Channel> {
+        let channel = self.linked.borrow().as_ref().map(|linked| linked.results.clone());
         channel.filter(|channel| channel.status().connected())
     }
 }
@@ -89,7 +91,13 @@ async fn hold(
     let mut events = connection.events_listener();
     let channel = answer("open a channel", connection.create_channel()).await?;
     prepare(channel.clone()).await?;
-    sender.send_replace(Some(Linked { connection: Arc::clone(&connection), channel: channel.clone() }));
+    let results = answer("open a channel", connection.create_channel()).await?;
+    answer("have results confirmed", results.confirm_select(ConfirmSelectOptions::default())).await?;
+    sender.send_replace(Some(Linked {
+        connection: Arc::clone(&connection),
+        channel: channel.clone(),
+        results: results.clone(),
+    }));
     backoff.reset();
     info!(connection = name, "publishing");
     loop {
@@ -98,7 +106,9 @@ async fn hold(
                 return answer("close the connection", connection.close(200, "done".into())).await;
             }
             event = events.next() => match event {
-                Some(Event::Error(source)) if !channel.status().connected() => {
+                Some(Event::Error(source))
+                    if !channel.status().connected() || !results.status().connected() =>
+                {
                     return Err(BrokerError::Refused { doing: "publish", source });
                 }
                 Some(Event::ConnectionBlocked(reason)) => warn!(reason, "the broker takes no messages for now"),
