@@ -98,16 +98,17 @@ async fn a_queue_gets_another_type_and_nothing_is_lost_while_producers_send() ->
     let test = Test::new("other-type").await?;
     test.run(DEADLINE, async {
         let mut calls = Vec::new();
-        test.namespace.apply(&task_queue("jobs", "classic")).await?;
-        test.condition("jobs", "Ready", "True", "Ready").await?;
-        let mut producer = Producer::start(&test, "jobs", "classic").await?;
+        test.namespace.apply(&task_queue("letters", "classic")).await?;
+        test.condition("letters", "Ready", "True", "Ready").await?;
+        let mut producer = Producer::start(&test, "letters", "classic").await?;
 
-        let quorum = json!({"spec": {"queues": [{"name": "jobs", "type": "quorum"}]}});
-        let patched = test.task_queues().patch("jobs", &PatchParams::default(), &Patch::Merge(&quorum)).await;
+        let quorum = json!({"spec": {"queues": [{"name": "letters", "type": "quorum"}]}});
+        let patched =
+            test.task_queues().patch("letters", &PatchParams::default(), &Patch::Merge(&quorum)).await;
         let refused = patched.err().context("the type was changed")?.to_string();
         ensure!(refused.contains("make another TaskQueue"), "{refused}");
 
-        for (from, to) in [("jobs", "jobs-2"), ("jobs-2", "jobs")] {
+        for (from, to) in [("letters", "letters-2"), ("letters-2", "letters")] {
             test.namespace.apply(&task_queue(to, "quorum")).await?;
             test.condition(to, "Ready", "True", "Ready").await?;
             // A rollout of the producers: for a while both are there.

@@ -58,10 +58,16 @@ async fn status_why_pause_and_resume_say_what_they_see_and_do() -> Result<()> {
             Ok(Some(()))
         })
         .await?;
-        let table = succeeds(&test, &["status"]).await?;
-        for word in ["BACKLOG", "OBSERVED", "jobs", "1/1"] {
-            ensure!(table.contains(word), "{word} is missing: {table}");
-        }
+        // The table is of the TaskQueue's status, which follows.
+        wait::until("the worker in the table", START, || async {
+            let table = succeeds(&test, &["status"]).await?;
+            for word in ["BACKLOG", "OBSERVED", "jobs", "1/1"] {
+                ensure!(table.contains(word), "{word} is missing: {table}");
+            }
+            Ok(Some(()))
+        })
+        .await?;
+        test.condition("jobs", "ScalingActive", "True", "Active").await?;
         let why = succeeds(&test, &["why", "jobs"]).await?;
         ensure!(why.contains("jobs has 1 worker") && why.contains("1 to 5 workers"), "{why}");
 
