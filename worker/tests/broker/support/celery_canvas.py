@@ -1,5 +1,6 @@
 """Sends a canvas, given as a Python expression, as a Celery client, and prints what became of it."""
 
+import faulthandler
 import json
 import sys
 import time
@@ -7,6 +8,9 @@ import time
 from celery import chain, chord, chunks, group, signature  # noqa: F401: for the expression
 from celery.result import GroupResult
 from celery_app import add, app, fail, flaky, multiply, record, replace, same, xsum  # noqa: F401: likewise
+
+# Each wait below has its timeout, but Celery's client can hang in a lock of its own: then say where, and end.
+faulthandler.dump_traceback_later(240, exit=True)
 
 queue, key = sys.argv[1:3]
 
