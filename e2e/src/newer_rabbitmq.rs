@@ -69,7 +69,8 @@ impl NewerRabbit {
         let mut command = Command::new("unshare");
         command.args(["--mount", "--propagation", "private", "--", "sh", "-c", ENTER, "sh"]);
         command.arg(&self.root).arg(folder).arg(program);
-        command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        // What the environment names is not in that root.
+        command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
         command
     }
 }
@@ -117,8 +118,14 @@ async fn unpack(packages: &[PathBuf], root: &Path) -> Result<()> {
         extract.arg("--extract").arg(package).arg(root);
         command::output(&mut extract, Duration::from_secs(120)).await?;
     }
-    // An installation would have written it; Erlang looks for its own machine there.
-    std::fs::write(root.join("etc/hosts"), "127.0.0.1 localhost\n").context("write its /etc/hosts")
+    // An installation would have written them. Erlang looks for its own machine there, and must not wait for a name server's answer.
+    for (file, text) in
+        [("hosts", "127.0.0.1 localhost\n::1 localhost\n"), ("nsswitch.conf", "hosts: files\n")]
+    {
+        std::fs::write(root.join("etc").join(file), text)
+            .with_context(|| format!("write its /etc/{file}"))?;
+    }
+    Ok(())
 }
 
 /// RabbitMQ's version, which is in the name of its folder.

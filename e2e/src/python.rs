@@ -11,8 +11,10 @@ use crate::{command, paths, progress::Progress, state};
 
 /// The newest Celery, and Flower.
 pub const NEWEST: &str = "requirements.txt";
-/// An older Celery, and celery-exporter.
+/// An older Celery.
 pub const OLDER: &str = "celery-5.6.txt";
+/// celery-exporter.
+pub const EXPORTER: &str = "celery-exporter.txt";
 
 /// Makes an environment, unless one with the same requirements is there, and gives back its `python`. The requirements are a
 /// file in `e2e/python`.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tokio::process::{Child, Command};
 
-use crate::{http, newer_rabbitmq::NewerRabbit, wait};
+use crate::{http, newer_rabbitmq::NewerRabbit, paths, wait};
 
 /// Where Debian puts RabbitMQ's programs.
 const SCRIPTS: &str = "/usr/lib/rabbitmq/bin";
@@ -123,7 +123,11 @@ impl Servers {
         servers._epmd.start()?;
         servers.redis.start()?;
         servers.rabbitmq.start()?;
-        servers.ready().await?;
+        servers.ready().await.with_context(|| {
+            let logs = ["rabbitmq.log", "epmd.log", "redis.log"];
+            let ends = logs.map(|name| format!("{name} ends with:\n{}", paths::tail(&folder.join(name), 20)));
+            format!("the servers don't come up\n{}", ends.join("\n"))
+        })?;
         Ok(servers)
     }
 

@@ -23,7 +23,7 @@ impl Exporter {
     fn start(vhost: &Vhost) -> Self {
         let address = free_address();
         let (host, port) = address.split_once(':').unwrap();
-        let child = Command::new(env("PYTHON_5_6"))
+        let child = Command::new(env("PYTHON_EXPORTER"))
             .args(["-c", "from src.cli import cli; cli()", "--broker-url", &vhost.amqp_url()])
             .args(["--host", host, "--port", port])
             .stdout(Stdio::null())
@@ -52,7 +52,7 @@ impl Drop for Exporter {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs RabbitMQ, Redis, Celery and celery-exporter: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON_5_6"]
+#[ignore = "needs RabbitMQ, Redis, Celery and celery-exporter: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON_EXPORTER"]
 async fn celery_exporter_counts_tasks_workers_and_messages() {
     let vhost = Vhost::create().await;
     let queue = unique("exporter");

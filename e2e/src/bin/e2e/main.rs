@@ -85,6 +85,7 @@ impl Run {
         let started = self.begin("prepare");
         let python = Stage::prepare(&progress, arguments.kubeconfig.as_deref()).await?;
         let older = python::ensure(&progress, python::OLDER).await?;
+        let exporter = python::ensure(&progress, python::EXPORTER).await?;
         debian::ensure_browser(&progress).await?;
         let newer = match arguments.kubeconfig.is_none() && !arguments.no_newer_rabbitmq {
             true => Some(NewerRabbit::ensure(&progress, RELEASE).await.context(WITHOUT_NEWER)?),
@@ -103,7 +104,7 @@ impl Run {
         self.end("cluster", started);
 
         let started = self.begin("tests that need a cluster");
-        self.counts += suite.on_cluster(&set, &python, &older).await?;
+        self.counts += suite.on_cluster(&set, &python, &exporter).await?;
         self.end("tests that need a cluster", started);
 
         let started = self.begin("with an older Celery");
@@ -115,7 +116,7 @@ impl Run {
             return Ok(());
         };
         let started = self.begin("with a newer RabbitMQ");
-        self.counts += suite.with_newer_rabbitmq(&newer, (&python, &older), false).await?;
+        self.counts += suite.with_newer_rabbitmq(&newer, (&python, &exporter), false).await?;
         self.end("with a newer RabbitMQ", started);
         Ok(())
     }
@@ -127,13 +128,13 @@ impl Run {
         debian::ensure_browser(&progress).await?;
         let newer = NewerRabbit::ensure(&progress, release).await?;
         let python = python::ensure(&progress, python::NEWEST).await?;
-        let older = python::ensure(&progress, python::OLDER).await?;
+        let exporter = python::ensure(&progress, python::EXPORTER).await?;
         suite.build(&progress).await?;
         self.end("prepare", started);
 
         self.progress.say(format!("RabbitMQ {} of Debian {release}", newer.version()));
         let started = self.begin("with a newer RabbitMQ");
-        self.counts += suite.with_newer_rabbitmq(&newer, (&python, &older), true).await?;
+        self.counts += suite.with_newer_rabbitmq(&newer, (&python, &exporter), true).await?;
         self.end("with a newer RabbitMQ", started);
         Ok(())
     }

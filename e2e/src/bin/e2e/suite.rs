@@ -60,11 +60,19 @@ impl Suite {
 
     /// The tests that are ignored otherwise, inside of the cluster's network. Examples in the documentation that are
     /// marked as ignored are not meant to be run at all.
-    pub(crate) async fn on_cluster(&self, cluster: &Cluster, python: &Path, older: &Path) -> Result<Counts> {
+    pub(crate) async fn on_cluster(
+        &self,
+        cluster: &Cluster,
+        python: &Path,
+        exporter: &Path,
+    ) -> Result<Counts> {
         let mut tests = cargo(cluster.namespace().command("cargo"));
         tests.args(["test", "--workspace", "--offline", "--no-fail-fast", "--lib", "--bins", "--tests"]);
         tests.envs(cluster.environment());
-        tests.env("PYTHON", python).env("PYTHON_5_6", older).env("HELM", GoTools::built()?.program("helm"));
+        tests
+            .env("PYTHON", python)
+            .env("PYTHON_EXPORTER", exporter)
+            .env("HELM", GoTools::built()?.program("helm"));
         self.run(tests, &["--ignored"]).await
     }
 
@@ -86,7 +94,7 @@ impl Suite {
     pub(crate) async fn with_newer_rabbitmq(
         &self,
         newer: &NewerRabbit,
-        (python, older): (&Path, &Path),
+        (python, exporter): (&Path, &Path),
         all: bool,
     ) -> Result<Counts> {
         const CHOICE: [&str; 5] = ["calls::", "delays::", "failures::", "retries::", "shutdown::"];
@@ -113,7 +121,7 @@ impl Suite {
             tests.args(["test", "--workspace", "--offline", "--no-fail-fast"]).args(targets);
             tests.env("AMQP_URL", &servers.amqp_url).env("REDIS_URL", &servers.redis_url);
             tests.envs(servers.management_url.as_ref().map(|url| ("MANAGEMENT_URL", url)));
-            tests.env("PYTHON", python).env("PYTHON_5_6", older);
+            tests.env("PYTHON", python).env("PYTHON_EXPORTER", exporter);
             counts += self.run(tests, options).await?;
         }
         Ok(counts)
