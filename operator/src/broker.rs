@@ -34,11 +34,10 @@ use std::time::{Duration, Instant};
 
 use celery_client::BrokerAddress;
 use kube::runtime::reflector::ObjectRef;
-use prometheus::GaugeVec;
 use tokio::task::JoinHandle;
 
 use crate::api::v1alpha1::TaskQueue;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Quantity};
 use crate::plan::topology::Topology;
 pub use errands::{Order, OrderKind};
 pub use removals::{Removal, Removed};
@@ -162,15 +161,11 @@ impl Hub {
         let now = Instant::now();
         for broker in self.brokers().iter() {
             for gauge in broker.shared.gauges(now) {
-                let labels = [gauge.task_queue.namespace, gauge.task_queue.name];
-                let set = |gauges: &GaugeVec, value: Option<f64>| match value {
-                    Some(value) => gauges.with_label_values(&labels).set(value),
-                    // Not known has no series; an error means that there was none.
-                    None => drop(gauges.remove_label_values(&labels)),
-                };
-                set(&self.metrics.observation_age, gauge.age.map(|age| age.as_secs_f64()));
                 #[expect(clippy::cast_precision_loss, reason = "a float is what Prometheus has")]
-                set(&self.metrics.messages_dead, gauge.dead.map(|dead| dead as f64));
+                let dead = gauge.dead.map(|dead| dead as f64);
+                let age = gauge.age.map(|age| age.as_secs_f64());
+                let quantities = [(Quantity::ObservationAge, age), (Quantity::MessagesDead, dead)];
+                self.metrics.set(&gauge.task_queue.namespace, &gauge.task_queue.name, &quantities);
             }
         }
     }

@@ -3,17 +3,21 @@
 //! A TaskQueue has at most 15 series, which go when it goes. The names `controller_runtime_*` and `workqueue_*` are those of controllers
 //! written in Go, so that their stock dashboards and alerts work.
 
+mod task_queues;
+
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use prometheus::{
-    Encoder as _, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
-    IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+pub use self::task_queues::Quantity;
+use self::task_queues::TaskQueues;
 use crate::plan::law::Terms;
-use crate::plan::status::{CONDITIONS, FALSE, SCALE_IN_PROTECTION, Stated, TRUE};
+use crate::plan::status::{FALSE, SCALE_IN_PROTECTION, Stated, TRUE};
 
 /// The value of the labels `controller` and `name` of the stock metrics.
 const CONTROLLER: &str = "taskqueue";
@@ -22,28 +26,7 @@ const CONTROLLER: &str = "taskqueue";
 pub struct Metrics {
     registry: Registry,
 
-    /// Messages that wait for a worker.
-    pub messages_ready: GaugeVec,
-    /// Messages in the dead letter queues.
-    pub messages_dead: GaugeVec,
-    /// Tasks that workers run.
-    pub running_tasks: GaugeVec,
-    /// Worker pods that exist.
-    pub replicas: GaugeVec,
-    /// Worker pods asked for.
-    pub replicas_desired: GaugeVec,
-    /// Fewest workers, from the spec.
-    pub replicas_min: GaugeVec,
-    /// Most workers, from the spec.
-    pub replicas_max: GaugeVec,
-    /// How long the oldest waiting message has waited.
-    pub oldest_wait: GaugeVec,
-    /// Age of the oldest reading that decisions rest on.
-    pub observation_age: GaugeVec,
-    /// Worker pods that are draining or drained.
-    pub leaving: GaugeVec,
-    condition: GaugeVec,
-
+    task_queues: TaskQueues,
     /// Whether the API server protects workers that aren't drained.
     scale_in_protection: Gauge,
     /// Tasks on workers that scale-in took away though they weren't drained.
@@ -81,59 +64,8 @@ impl Metrics {
     pub fn new() -> prometheus::Result<Self> {
         let registry = Registry::new();
         let make = Maker { registry: &registry };
-        let task_queue = &["namespace", "taskqueue"];
         let metrics = Self {
-            messages_ready: make.gauges(
-                "soloist_taskqueue_messages_ready",
-                "Messages that wait for a worker.",
-                task_queue,
-            )?,
-            messages_dead: make.gauges(
-                "soloist_taskqueue_messages_dead",
-                "Messages in the dead letter queues.",
-                task_queue,
-            )?,
-            running_tasks: make.gauges(
-                "soloist_taskqueue_running_tasks",
-                "Tasks that workers run.",
-                task_queue,
-            )?,
-            replicas: make.gauges("soloist_taskqueue_replicas", "Worker pods that exist.", task_queue)?,
-            replicas_desired: make.gauges(
-                "soloist_taskqueue_replicas_desired",
-                "Worker pods that the last decision asked for.",
-                task_queue,
-            )?,
-            replicas_min: make.gauges(
-                "soloist_taskqueue_replicas_min",
-                "Fewest workers, from the spec.",
-                task_queue,
-            )?,
-            replicas_max: make.gauges(
-                "soloist_taskqueue_replicas_max",
-                "Most workers, from the spec.",
-                task_queue,
-            )?,
-            oldest_wait: make.gauges(
-                "soloist_taskqueue_oldest_wait_seconds",
-                "How long the oldest message has waited for a worker.",
-                task_queue,
-            )?,
-            observation_age: make.gauges(
-                "soloist_observation_age_seconds",
-                "Age of the oldest queue reading that decisions on a TaskQueue rest on.",
-                task_queue,
-            )?,
-            condition: make.gauges(
-                "soloist_taskqueue_condition",
-                "Condition of a TaskQueue: 1 True, 0 False, -1 Unknown.",
-                &["namespace", "taskqueue", "condition"],
-            )?,
-            leaving: make.gauges(
-                "soloist_taskqueue_replicas_leaving",
-                "Worker pods that take no more tasks because they are to go.",
-                task_queue,
-            )?,
+            task_queues: TaskQueues::default(),
             scale_in_protection: make.gauge(
                 "soloist_scale_in_protection",
                 "Condition ScaleInProtection, the same for all TaskQueues: 1 True, 0 False, -1 Unknown.",
@@ -227,56 +159,47 @@ impl Metrics {
     /// All metrics as text, for a scrape.
     pub fn render(&self) -> prometheus::Result<String> {
         self.queue.refresh();
-        let mut text = Vec::new();
-        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
-        Ok(String::from_utf8_lossy(&text).into_owned())
+        let mut text = String::new();
+        TextEncoder::new().encode_utf8(&self.registry.gather(), &mut text)?;
+        self.task_queues.render(&mut text);
+        Ok(text)
+    }
+
+    /// States quantities of a TaskQueue, or that they aren't known.
+    pub fn set(&self, namespace: &str, task_queue: &str, quantities: &[(Quantity, Option<f64>)]) {
+        self.task_queues.set(namespace, task_queue, quantities);
+    }
+
+    /// A quantity of a TaskQueue, if it is known.
+    #[cfg(test)]
+    pub(crate) fn get(&self, namespace: &str, task_queue: &str, quantity: Quantity) -> Option<f64> {
+        self.task_queues.get(namespace, task_queue, quantity)
     }
 
     /// Removes the series of a TaskQueue that is gone.
     pub fn forget(&self, namespace: &str, task_queue: &str) {
-        for gauges in self.of_a_task_queue() {
-            // An error means that there was no such series, which is as good.
-            let _ = gauges.remove_label_values(&[namespace, task_queue]);
-        }
-        for condition in CONDITIONS {
-            let _ = self.condition.remove_label_values(&[namespace, task_queue, condition]);
-        }
+        self.task_queues.forget(namespace, task_queue);
         if let Some(decision) = &self.decision {
             for (term, _) in Terms::default().quantities() {
+                // An error means that there was no such series, which is as good.
                 let _ = decision.remove_label_values(&[namespace, task_queue, term]);
             }
         }
-    }
-
-    /// What has one series for each TaskQueue.
-    fn of_a_task_queue(&self) -> [&GaugeVec; 10] {
-        [
-            &self.messages_ready,
-            &self.messages_dead,
-            &self.running_tasks,
-            &self.replicas,
-            &self.replicas_desired,
-            &self.replicas_min,
-            &self.replicas_max,
-            &self.oldest_wait,
-            &self.observation_age,
-            &self.leaving,
-        ]
     }
 
     /// States the conditions of a TaskQueue.
     pub fn set_conditions(&self, namespace: &str, task_queue: &str, stated: &[Stated]) {
         for condition in stated {
             let value = match condition.status {
-                TRUE => 1.0,
-                FALSE => 0.0,
-                _ => -1.0,
+                TRUE => 1,
+                FALSE => 0,
+                _ => -1,
             };
             if condition.type_ == SCALE_IN_PROTECTION {
                 // The same for all of them.
-                self.scale_in_protection.set(value);
+                self.scale_in_protection.set(value.into());
             } else {
-                self.condition.with_label_values(&[namespace, task_queue, condition.type_]).set(value);
+                self.task_queues.set_condition(namespace, task_queue, condition.type_, value);
             }
         }
     }
@@ -507,11 +430,12 @@ impl Maker<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeMap, BTreeSet};
 
+    use super::task_queues::QUANTITIES;
     use super::*;
     use crate::plan::reason::Reason;
-    use crate::plan::status::UNKNOWN;
+    use crate::plan::status::{CONDITIONS, UNKNOWN};
 
     fn series(metrics: &Metrics, name: &str) -> Vec<String> {
         let text = metrics.render().unwrap();
@@ -521,9 +445,7 @@ mod tests {
     /// Metrics with every series that a TaskQueue may have.
     fn with_a_task_queue() -> Metrics {
         let metrics = Metrics::new().unwrap();
-        for gauges in metrics.of_a_task_queue() {
-            gauges.with_label_values(&["default", "red"]).set(5.0);
-        }
+        metrics.set("default", "red", &QUANTITIES.map(|(quantity, ..)| (quantity, Some(5.0))));
         let stated = |type_| Stated { type_, status: TRUE, reason: Reason::Ready, message: String::new() };
         metrics.set_conditions("default", "red", &CONDITIONS.map(stated));
         metrics
@@ -577,15 +499,24 @@ mod tests {
         metrics.reconciling("default/red");
         metrics.reconciled("default/red", Outcome::Success);
         let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/metrics.txt");
-        let families = metrics.registry.gather();
-        let lines = families.iter().map(|family| {
-            let labels: BTreeSet<_> =
-                family.get_metric().iter().flat_map(|metric| metric.get_label()).collect();
-            let labels: BTreeSet<_> = labels.into_iter().map(prometheus::proto::LabelPair::name).collect();
-            let kind = format!("{:?}", family.get_field_type()).to_lowercase();
-            format!("{kind} {}{{{}}}\n", family.name(), Vec::from_iter(labels).join(","))
-        });
-        let there: String = lines.collect();
+        let text = metrics.render().unwrap();
+        let kinds = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+        let labels_of = |name: &str| {
+            let parts = ["", "_bucket"].map(|part| format!("{name}{part}{{"));
+            let series = text.lines().filter_map(|line| {
+                parts
+                    .iter()
+                    .find_map(|part| line.strip_prefix(part.as_str()))
+                    .and_then(|rest| rest.split_once('}'))
+            });
+            let labels =
+                series.flat_map(|(labels, _)| labels.split(',')).filter_map(|label| label.split_once('='));
+            Vec::from_iter(BTreeSet::from_iter(labels.map(|(label, _)| label).filter(|label| *label != "le")))
+                .join(",")
+        };
+        let lines: BTreeMap<&str, String> =
+            kinds.map(|(name, kind)| (name, format!("{kind} {name}{{{}}}\n", labels_of(name)))).collect();
+        let there = String::from_iter(lines.into_values());
         if std::env::var_os("UPDATE_DOCS").is_some() {
             std::fs::write(golden, &there).unwrap();
         }

@@ -37,12 +37,17 @@ const AT_A_TIME: usize = 100;
 /// Longest wait for the delay queues: 28 quorum queues, once in a virtual host, which takes a few seconds.
 const DELAYS: Duration = Duration::from_secs(60);
 
+/// TaskQueues declared over one channel. Lapin remembers every binding that was ever made over a channel, those that are made again each
+/// minute too, until it is closed.
+const PER_CHANNEL: usize = 1000;
+
 /// Longest wait before something that was put off comes due.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Declares until the connection is lost.
 pub(super) async fn run(connection: &Connection, shared: &Shared, metrics: &Metrics) -> Lost {
     let mut declarer = Declarer { connection, channel: None, delays: None };
+    let mut declared = 0;
     loop {
         // In one row with the declarations, so that nothing is declared again that was just deleted.
         if let Some((task_queue, removal)) = shared.due_removal() {
@@ -59,6 +64,11 @@ pub(super) async fn run(connection: &Connection, shared: &Shared, metrics: &Metr
                 () = sleep(PAUSE) => {}
             }
             continue;
+        }
+        declared += all_due.len();
+        if declared > PER_CHANNEL {
+            declarer.channel = None;
+            declared = all_due.len();
         }
         // All at once, as nearly always nothing is refused. If something is, one after the other, to see what.
         let all_stand = match declarer.declare_at_once(&all_due).await {

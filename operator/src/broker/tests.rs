@@ -212,7 +212,7 @@ async fn rejected_messages_go_to_the_dead_letter_queue() {
         let deadline = Instant::now() + PATIENCE;
         let dead = || {
             world.hub.refresh_metrics();
-            world.hub.metrics.messages_dead.with_label_values(&["default", "red"]).get()
+            world.hub.metrics.get("default", "red", Quantity::MessagesDead).unwrap_or_default()
         };
         while dead() < 1.0 {
             assert!(Instant::now() < deadline, "the message did not arrive, or was not counted");

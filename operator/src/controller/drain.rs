@@ -17,6 +17,7 @@ use super::events::{News, publish};
 use super::observe::Observed;
 use crate::api::v1alpha1::{OnDrainTimeout, TaskQueue};
 use crate::broker::{Order, OrderKind};
+use crate::metrics::Quantity;
 use crate::plan::changes::replicas;
 use crate::plan::drain::{self, Activity, Plan, ReplicaSet, Situation, Stage, State, Step, plan};
 use crate::plan::metadata::{
@@ -175,12 +176,8 @@ impl Workers {
         context.hub.order(&reference(task_queue), orders(&observed.pods, state), Instant::now());
         drained.replicas = drain::replicas(&self.situation(task_queue, wanted));
         let leaving = self.pods.iter().filter(|pod| pod.state.is_leaving()).count();
-        let labels = [task_queue.namespace().unwrap_or_default(), task_queue.name_any()];
-        context
-            .metrics
-            .leaving
-            .with_label_values(&labels)
-            .set(i64::try_from(leaving).unwrap_or(i64::MAX) as f64);
+        let (namespace, name) = (task_queue.namespace().unwrap_or_default(), task_queue.name_any());
+        context.metrics.set(&namespace, &name, &[(Quantity::ReplicasLeaving, Some(leaving as f64))]);
         drained
     }
 

@@ -33,6 +33,9 @@ const REREAD_WHEN_REFUSED: Duration = Duration::from_secs(4);
 /// How long the watch may lag behind what was written. After that it is believed: what was written is gone again.
 const WATCH_LAG: Duration = Duration::from_secs(10);
 
+/// RabbitMQ takes no smaller frames. What the operator sends and reads is short, and it may have connections to many virtual hosts.
+const FRAME_BYTES: u32 = 8 << 10;
+
 /// What is known about a TaskQueue at one moment.
 pub(super) struct Observed {
     pub(super) topology: Arc<Topology>,
@@ -169,13 +172,15 @@ async fn read(
 
 fn address(secret: &SecretName, fields: &Fields) -> Result<BrokerAddress, Problem> {
     let keys = fields.iter().map(|(key, value)| (key, &value.0));
-    BrokerAddress::from_fields(keys).map_err(|error| {
+    let mut address = BrokerAddress::from_fields(keys).map_err(|error| {
         let reason = match error {
             AddressError::Scheme { .. } => Reason::BrokerNotSupported,
             _ => Reason::SecretInvalid,
         };
         Problem { reason, message: format!("Secret `{}`: {error}", secret.name) }
-    })
+    })?;
+    address.frame_bytes = FRAME_BYTES;
+    Ok(address)
 }
 
 async fn results_problem(task_queue: &TaskQueue, context: &Context) -> Result<Option<Problem>, Error> {

@@ -13,6 +13,7 @@ use super::context::{Context, Memory};
 use super::events::{News, publish};
 use super::observe::Observed;
 use crate::api::v1alpha1::{DecisionStatus, TaskQueue, TaskQueueStatus};
+use crate::metrics::Quantity;
 use crate::plan::autoscaler::{Backlog, Decision};
 use crate::plan::metadata::{OPERATOR, selector_text};
 use crate::plan::status::{Facts, Told, UNKNOWN, Workers, conditions, merged};
@@ -198,30 +199,23 @@ fn set_metrics(
     context: &Context,
 ) {
     let metrics = &context.metrics;
-    let labels = [task_queue.namespace().unwrap_or_default(), task_queue.name_any()];
-    metrics.replicas.with_label_values(&labels).set(workers.pods.into());
-    metrics.replicas_desired.with_label_values(&labels).set(decision.replicas.into());
-    metrics.replicas_min.with_label_values(&labels).set(decision.bounds.0.into());
-    metrics.replicas_max.with_label_values(&labels).set(decision.bounds.1.into());
-    metrics.set_decision(&labels[0], &labels[1], &decision.terms);
+    let (namespace, name) = (task_queue.namespace().unwrap_or_default(), task_queue.name_any());
+    let is_fresh = matches!(observed.backlog, Backlog::Fresh { .. });
+    #[expect(clippy::cast_precision_loss, reason = "a float is what Prometheus has")]
+    let ready = observed.backlog.last_known().map(|ready| ready as f64);
+    let quantities = [
+        (Quantity::MessagesReady, ready),
+        (Quantity::RunningTasks, running.map(f64::from)),
+        (Quantity::Replicas, Some(workers.pods.into())),
+        (Quantity::ReplicasDesired, Some(decision.replicas.into())),
+        (Quantity::ReplicasMin, Some(decision.bounds.0.into())),
+        (Quantity::ReplicasMax, Some(decision.bounds.1.into())),
+        (Quantity::OldestWait, is_fresh.then_some(decision.terms.oldest_wait_seconds)),
+    ];
+    metrics.set(&namespace, &name, &quantities);
+    metrics.set_decision(&namespace, &name, &decision.terms);
     for started in &observed.workers.started {
         metrics.startup.observe(started.as_secs_f64());
-    }
-    // What isn't known has no series: a zero would be a lie, and the last number too after a while.
-    match observed.backlog.last_known() {
-        #[expect(clippy::cast_precision_loss, reason = "a float is what Prometheus has")]
-        Some(ready) => metrics.messages_ready.with_label_values(&labels).set(ready as f64),
-        None => drop(metrics.messages_ready.remove_label_values(&labels)),
-    }
-    match observed.backlog {
-        Backlog::Fresh { .. } => {
-            metrics.oldest_wait.with_label_values(&labels).set(decision.terms.oldest_wait_seconds);
-        }
-        _ => drop(metrics.oldest_wait.remove_label_values(&labels)),
-    }
-    match running {
-        Some(running) => metrics.running_tasks.with_label_values(&labels).set(running.into()),
-        None => drop(metrics.running_tasks.remove_label_values(&labels)),
     }
 }
 

@@ -25,7 +25,6 @@ const MANAGEMENT_TLS_PORT: u16 = 15671;
 /// Half of the server's default: a dead peer is noticed in a minute rather than two.
 const HEARTBEAT_SECONDS: u16 = 30;
 /// Lapin keeps buffers of 32 frames both ways, so the server's own 128 KiB would cost each connection 8 MiB of memory.
-/// RabbitMQ accepts 8 KiB and up; a longer message takes more frames.
 const FRAME_BYTES: u32 = 16 << 10;
 /// Longest wait for a connection to be made, unless the URI says otherwise.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -53,6 +52,9 @@ pub struct BrokerAddress {
     pub heartbeat: Duration,
     /// Longest wait for a connection.
     pub connect_timeout: Duration,
+    /// Largest frame of AMQP, in bytes; RabbitMQ accepts 8 KiB and up. A longer message takes more frames, but its headers have to fit
+    /// into one. A connection's buffers are 64 times as large.
+    pub frame_bytes: u32,
     management: Option<Management>,
 }
 
@@ -139,6 +141,7 @@ impl BrokerAddress {
             connect_timeout: uri
                 .query_number("connection_timeout")
                 .map_or(CONNECT_TIMEOUT, Duration::from_millis),
+            frame_bytes: FRAME_BYTES,
             username: uri.username.unwrap_or_default(),
             password: uri.password.unwrap_or_default(),
             vhost: uri.path.filter(|path| !path.is_empty()).unwrap_or_else(|| "/".to_owned()),
@@ -174,7 +177,7 @@ impl BrokerAddress {
             query: AMQPQueryString {
                 heartbeat: Some(u16::try_from(self.heartbeat.as_secs()).unwrap_or(HEARTBEAT_SECONDS)),
                 connection_timeout: u64::try_from(self.connect_timeout.as_millis()).ok(),
-                frame_max: Some(FRAME_BYTES),
+                frame_max: Some(self.frame_bytes),
                 ..AMQPQueryString::default()
             },
         }
