@@ -8,9 +8,10 @@ use jiff::fmt::rfc2822;
 use kube::client::Body;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
+use soloist_terminal::Failure;
 
 use crate::args::Target;
-use crate::failure::Failure;
+use crate::failure;
 
 /// Longest wait for a connection, and for an answer.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -35,19 +36,19 @@ impl Cluster {
             },
             None => Config::from_kubeconfig(&options).await,
         };
-        let mut config = config.map_err(|error| Failure::unreachable(&error))?;
+        let mut config = config.map_err(|error| failure::unreachable(&error))?;
         config.connect_timeout = Some(PATIENCE);
         config.read_timeout = Some(PATIENCE);
         let namespace = target.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
-        let client = Client::try_from(config).map_err(|error| Failure::unreachable(&error))?;
+        let client = Client::try_from(config).map_err(|error| failure::unreachable(&error))?;
         Ok(Self { client, namespace, operator_namespace: target.operator_namespace.clone() })
     }
 
     /// The API server's time: ages are its, and this machine's clock may be off.
     pub(crate) async fn now(&self) -> Result<Timestamp, Failure> {
         let request = http::Request::get("/version").body(Body::empty());
-        let request = request.map_err(|error| Failure::unreachable(&error))?;
-        let answer = self.client.send(request).await.map_err(|error| Failure::of(&error))?;
+        let request = request.map_err(|error| failure::unreachable(&error))?;
+        let answer = self.client.send(request).await.map_err(|error| failure::of(&error))?;
         let date = answer.headers().get(DATE).and_then(|date| rfc2822::parse(date.to_str().ok()?).ok());
         Ok(date.map_or_else(Timestamp::now, |date| date.timestamp()))
     }

@@ -15,12 +15,11 @@ use std::process::ExitCode;
 
 use serde::{Serialize, Serializer};
 use soloist_operator::plan::reason::Reason;
+use soloist_terminal::{Failure, count, json, line};
 
 use crate::args::{Format, Output};
 use crate::cluster::Cluster;
-use crate::failure::Failure;
 use crate::gather::{self, Scope};
-use crate::output::{count, json, line};
 use crate::snapshot::{Seen, Snapshot, Unread};
 
 macro_rules! causes {

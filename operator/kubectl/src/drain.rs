@@ -13,12 +13,12 @@ use kube::api::PostParams;
 use kube::core::{ObjectMeta, Status};
 use kube::{Api, ResourceExt as _};
 use soloist_operator::plan::metadata::TASK_QUEUE_LABEL;
+use soloist_terminal::{Failure, count, line};
 use tokio::time::{Instant, sleep};
 
 use crate::args::Drain;
 use crate::cluster::Cluster;
-use crate::failure::Failure;
-use crate::output::{count, line};
+use crate::failure;
 use crate::status::is_busy;
 
 /// Time between two looks at the pod.
@@ -28,7 +28,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 pub(crate) async fn run(cluster: &Cluster, drain: &Drain) -> Result<(), Failure> {
     let (name, namespace) = (&drain.pod, &cluster.namespace);
     let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), namespace);
-    let pod = pods.get(name).await.map_err(|error| Failure::of(&error))?;
+    let pod = pods.get(name).await.map_err(|error| failure::of(&error))?;
     let Some(task_queue) = pod.labels().get(TASK_QUEUE_LABEL) else {
         return Err(Failure::other(format!("pod {name} is no worker: it has no label {TASK_QUEUE_LABEL}"))
             .hint(format!("workers are listed by: kubectl get pods -n {namespace} -l {TASK_QUEUE_LABEL}")));
@@ -63,9 +63,9 @@ async fn evict(pods: &Api<Pod>, pod: &Pod, grace_period: u32) -> Result<(), Fail
         pods.create_subresource("eviction", &name, &PostParams::default(), &eviction).await;
     match evicted {
         Ok(_) => Ok(()),
-        Err(kube::Error::Api(status)) if status.code == 429 => Err(Failure::late(&status.message)
+        Err(kube::Error::Api(status)) if status.code == 429 => Err(failure::late(&status.message)
             .hint("a PodDisruptionBudget keeps it for now: `kubectl get poddisruptionbudgets` says how many may be away")),
-        Err(error) => Err(Failure::of(&error)),
+        Err(error) => Err(failure::of(&error)),
     }
 }
 
@@ -75,7 +75,7 @@ async fn until_gone(cluster: &Cluster, pods: &Api<Pod>, pod: &Pod, timeout: Dura
     let begun = Instant::now();
     let mut told = None;
     while begun.elapsed() < timeout {
-        let now = pods.get_opt(&name).await.map_err(|error| Failure::of(&error))?;
+        let now = pods.get_opt(&name).await.map_err(|error| failure::of(&error))?;
         let Some(now) = now.filter(|now| now.uid() == uid) else {
             return line(&format!("{name} is gone, after {}", count(begun.elapsed().as_secs(), "second")));
         };
@@ -89,7 +89,7 @@ async fn until_gone(cluster: &Cluster, pods: &Api<Pod>, pod: &Pod, timeout: Dura
     if timeout.is_zero() {
         return Ok(());
     }
-    Err(Failure::late(format!("{name} is not gone after {} s; it goes on finishing its task", timeout.as_secs()))
+    Err(failure::late(format!("{name} is not gone after {} s; it goes on finishing its task", timeout.as_secs()))
         .hint(format!("`kubectl soloist drain {name}` waits on; `kubectl delete pod {name} --grace-period=0` gives its task to another worker")))
 }
 

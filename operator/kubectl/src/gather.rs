@@ -21,9 +21,10 @@ use serde::de::DeserializeOwned;
 use soloist_operator::api::v1alpha1::TaskQueue;
 use soloist_operator::permissions::{OWN_PERMISSIONS, PERMISSIONS, attributes};
 use soloist_operator::plan::metadata::{SCALE_IN_POLICY, TASK_QUEUE_LABEL};
+use soloist_terminal::{Failure, told};
 
 use crate::cluster::Cluster;
-use crate::failure::{Failure, told};
+use crate::failure;
 use crate::snapshot::{
     Address, Fence, Operator, Purpose, SecretFacts, Seen, ServiceFacts, Snapshot, Subject, Surroundings,
     Unread, service_of,
@@ -86,12 +87,12 @@ pub(crate) async fn task_queues(client: &Client, scope: Scope<'_>) -> Result<Vec
         Scope::One(namespace, name) => {
             let one = Api::<DynamicObject>::namespaced_with(client.clone(), namespace, &kind).get(name).await;
             return one.map(|object| vec![Subject::new(object)]).map_err(|error| {
-                Failure::of(&error).hint(format!("in namespace {namespace}; another one: -n NAMESPACE"))
+                failure::of(&error).hint(format!("in namespace {namespace}; another one: -n NAMESPACE"))
             });
         }
     };
     let mut found: Vec<Subject> =
-        found.map_err(|error| Failure::of(&error))?.items.into_iter().map(Subject::new).collect();
+        found.map_err(|error| failure::of(&error))?.items.into_iter().map(Subject::new).collect();
     found.sort_by_key(|task_queue| (task_queue.namespace(), task_queue.name()));
     Ok(found)
 }

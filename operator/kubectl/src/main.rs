@@ -21,10 +21,10 @@ mod why;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
+use soloist_terminal::{Failure, line};
 
 use crate::args::{Cli, Command, Which};
 use crate::cluster::Cluster;
-use crate::failure::Failure;
 use crate::gather::Scope;
 
 fn main() -> ExitCode {
@@ -35,12 +35,12 @@ fn main() -> ExitCode {
         Command::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Cli::command(), "kubectl-soloist", &mut script);
-            output::line(&String::from_utf8_lossy(&script)).map(|()| ExitCode::SUCCESS)
+            line(&String::from_utf8_lossy(&script)).map(|()| ExitCode::SUCCESS)
         }
         _ => run(&cli),
     };
     ended.unwrap_or_else(|failure| {
-        eprint!("{failure}");
+        eprintln!("error: {failure}");
         failure.exit_code()
     })
 }

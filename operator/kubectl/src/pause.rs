@@ -7,12 +7,12 @@ use kube::api::{Patch, PatchParams};
 use serde_json::json;
 use soloist_operator::api::v1alpha1::{ScalingMode, TaskQueue};
 use soloist_operator::plan::metadata::PAUSED_ANNOTATION;
+use soloist_terminal::{Failure, count, line};
 use tokio::time::{Instant, sleep};
 
 use crate::cluster::Cluster;
-use crate::failure::Failure;
+use crate::failure;
 use crate::gather;
-use crate::output::{count, line};
 
 /// Who the API server notes as the one who changed it.
 const MANAGER: &str = "kubectl-soloist";
@@ -74,7 +74,7 @@ fn needs_no_pause(task_queue: &TaskQueue) -> Option<String> {
 async fn patch(cluster: &Cluster, name: &str, patch: &serde_json::Value) -> Result<TaskQueue, Failure> {
     let task_queues: Api<TaskQueue> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
     let parameters = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
-    task_queues.patch(name, &parameters, &Patch::Merge(patch)).await.map_err(|error| Failure::of(&error))
+    task_queues.patch(name, &parameters, &Patch::Merge(patch)).await.map_err(|error| failure::of(&error))
 }
 
 /// Waits until the operator's status speaks of the change.
@@ -90,7 +90,7 @@ async fn until_seen(cluster: &Cluster, name: &str, patched: &TaskQueue) -> Resul
             let message = format!(
                 "it is written, and the operator has not said within {SEEN_WITHIN:?} that it has seen it"
             );
-            return Err(Failure::late(message).hint("kubectl soloist doctor says whether it runs"));
+            return Err(failure::late(message).hint("kubectl soloist doctor says whether it runs"));
         }
         sleep(LOOK_EVERY).await;
     }

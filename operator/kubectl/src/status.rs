@@ -14,12 +14,12 @@ use soloist_operator::plan::drain::{Stage, State};
 use soloist_operator::plan::status::{FALSE, READY, SCALE_IN_PROTECTION, SCALING_ACTIVE, TRUE};
 use soloist_operator::plan::topology::Topology;
 use soloist_operator::plan::workers::WorkerPod;
+use soloist_terminal::{Failure, json as print_json, line, table};
 
 use crate::args::{Format, Output};
 use crate::cluster::Cluster;
-use crate::failure::Failure;
 use crate::gather::{self, Scope};
-use crate::output::{UNKNOWN, age, json as print_json, line, table};
+use crate::output::{UNKNOWN, age};
 use crate::snapshot::{Leadership, Operator, Seen, Subject};
 
 /// Longest wait for what one worker says of itself.

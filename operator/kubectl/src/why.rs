@@ -3,12 +3,11 @@
 use serde::Serialize;
 use soloist_operator::api::v1alpha1::{DecisionStatus, ScalingMode, TaskQueue};
 use soloist_operator::plan::autoscaler::DEFAULT_WAIT_SECONDS;
+use soloist_terminal::{Failure, count, json, line};
 
 use crate::args::{Format, Output};
 use crate::cluster::Cluster;
-use crate::failure::Failure;
 use crate::gather;
-use crate::output::{count, json, line};
 use crate::snapshot::Subject;
 use crate::status::observed;
 

@@ -18,32 +18,17 @@ enum Code {
     Task = 5,
 }
 
-/// Why a command has failed.
+/// Why a command has failed: a type of our own, so that the client's errors turn into it.
 #[derive(Debug)]
-pub(crate) struct Failure {
-    code: Code,
-    message: String,
-    hint: Option<String>,
-}
+pub(crate) struct Failure(soloist_terminal::Failure);
 
 impl Failure {
     fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), hint: None }
+        Self(soloist_terminal::Failure::new(code as u8, message))
     }
 
-    /// The causes belong to the message.
     fn of(code: Code, error: &(dyn Error + 'static)) -> Self {
-        let mut message = error.to_string();
-        let mut cause = error.source();
-        while let Some(error) = cause {
-            let text = error.to_string();
-            if !message.contains(&text) {
-                message.push_str(": ");
-                message.push_str(&text);
-            }
-            cause = error.source();
-        }
-        Self::new(code, message)
+        Self(soloist_terminal::Failure::of(code as u8, error))
     }
 
     pub(crate) fn usage(message: impl Into<String>) -> Self {
@@ -69,25 +54,27 @@ impl Failure {
 
     /// Says where it was.
     pub(crate) fn at(self, place: &impl fmt::Display) -> Self {
-        Self { message: format!("{} at {place}", self.message), ..self }
+        Self(self.0.at(place))
     }
 
     pub(crate) fn hint(self, hint: impl Into<String>) -> Self {
-        Self { hint: Some(hint.into()), ..self }
+        Self(self.0.hint(hint))
     }
 
     pub(crate) fn exit_code(&self) -> ExitCode {
-        ExitCode::from(self.code as u8)
+        self.0.exit_code()
     }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(formatter, "error: {}", self.message)?;
-        match &self.hint {
-            Some(hint) => writeln!(formatter, "  {hint}"),
-            None => Ok(()),
-        }
+        self.0.fmt(formatter)
+    }
+}
+
+impl From<soloist_terminal::Failure> for Failure {
+    fn from(failure: soloist_terminal::Failure) -> Self {
+        Self(failure)
     }
 }
 

@@ -37,7 +37,7 @@ fn main() -> ExitCode {
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprint!("{failure}");
+            eprintln!("error: {failure}");
             failure.exit_code()
         }
     }

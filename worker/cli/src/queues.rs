@@ -18,6 +18,7 @@ use lapin::options::{
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Confirmation, Connection, Consumer};
 use serde_json::json;
+use soloist_terminal::count;
 use std::time::Duration;
 
 /// Messages that are moved together: published, confirmed, acknowledged.
@@ -52,10 +53,7 @@ impl Purge {
         }
         if !self.yes {
             let queues = self.queues.join(", ");
-            output::confirm(&format!(
-                "Delete {} from {queues} on {address}?",
-                output::count(ready, "message")
-            ))?;
+            output::confirm(&format!("Delete {} from {queues} on {address}?", count(ready, "message")))?;
         }
         let mut deleted = Vec::new();
         for name in &self.queues {
@@ -111,8 +109,8 @@ impl Move {
         if self.common.is_json() {
             return output::json(&json!({"from": self.from, "to": self.to, "moved": moved}));
         }
-        let count = output::count(moved.into(), "message");
-        output::line(&format!("{count} moved from {} to {}", self.from, self.to))
+        let moved = count(moved.into(), "message");
+        output::line(&format!("{moved} moved from {} to {}", self.from, self.to))
     }
 
     async fn carry(&self, connection: &Connection, wanted: u32, bar: &ProgressBar) -> Result<u32, Failure> {
