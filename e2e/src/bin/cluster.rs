@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 use e2e::cluster::{Cluster, Status};
 use e2e::progress::Progress;
 use e2e::{images, interrupt, paths};
+use soloist_terminal::line;
 
 /// A real Kubernetes cluster on this machine, with RabbitMQ, Redis and Prometheus beside it.
 #[derive(Parser)]
@@ -53,10 +54,10 @@ async fn run(command: Command, progress: &Progress) -> Result<ExitCode> {
         Command::Up => return up(progress).await,
         Command::Down => Cluster::down(progress).await?,
         Command::Status => return status(),
-        Command::Env => print_environment(&Cluster::find()?),
+        Command::Env => print_environment(&Cluster::find()?)?,
         Command::Images => {
             for tar in images::ours(progress).await? {
-                println!("{}", tar.display());
+                line(&tar.display().to_string())?;
             }
         }
         Command::Load { tars } => {
@@ -64,7 +65,7 @@ async fn run(command: Command, progress: &Progress) -> Result<ExitCode> {
             let tars = if tars.is_empty() { images::ours(progress).await? } else { tars };
             cluster.load(&tars).await?;
             for tar in tars {
-                println!("loaded {}", tar.display());
+                line(&format!("loaded {}", tar.display()))?;
             }
         }
     }
@@ -80,7 +81,7 @@ async fn up(progress: &Progress) -> Result<ExitCode> {
             return Ok(ExitCode::from(interrupt::EXIT_CODE));
         }
     };
-    println!(
+    line(&format!(
         "\nThe cluster is up. It has a network of its own; tools that reach it are in {}.\n\n    \
              eval \"$(cargo cluster env)\"\n    \
              kubectl get pods -A        also helm, rabbitmqctl, redis-cli, promtool, ctr\n    \
@@ -88,26 +89,24 @@ async fn up(progress: &Progress) -> Result<ExitCode> {
              cargo cluster load         builds our images and loads them\n    \
              cargo cluster down\n",
         paths::bin().display()
-    );
-    print_environment(&cluster);
+    ))?;
+    print_environment(&cluster)?;
     Ok(ExitCode::SUCCESS)
 }
 
 fn status() -> Result<ExitCode> {
     let status = Status::observe()?;
     for (name, process, is_alive) in &status.programs {
-        println!(
-            "{name:<26} {}",
-            if *is_alive { format!("process {}", process) } else { "not running".to_owned() }
-        );
+        let state = if *is_alive { format!("process {process}") } else { "not running".to_owned() };
+        line(&format!("{name:<26} {state}"))?;
     }
-    println!("{}", if status.is_up { "the cluster is up" } else { "no cluster is up" });
+    line(if status.is_up { "the cluster is up" } else { "no cluster is up" })?;
     Ok(if status.is_up { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn print_environment(cluster: &Cluster) {
+fn print_environment(cluster: &Cluster) -> Result<()> {
     for (name, value) in cluster.environment() {
-        println!("export {name}='{value}'");
+        line(&format!("export {name}='{value}'"))?;
     }
-    println!("export PATH='{}':\"$PATH\"", paths::bin().display());
+    Ok(line(&format!("export PATH='{}':\"$PATH\"", paths::bin().display()))?)
 }
