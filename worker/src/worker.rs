@@ -290,7 +290,8 @@ impl WorkerBuilder {
         let node: Arc<str> = self.node.as_str().into();
         let results_shown = self.show_results();
         let prepare: Arc<Prepare> = Arc::new(|channel| Box::pin(declare_events(channel)));
-        let link = Link::keep(self.broker.clone(), format!("{node} (publishing)"), prepare);
+        let carries_results = matches!(self.results, Some(ResultStoreAddress::Rpc));
+        let link = Link::keep(self.broker.clone(), format!("{node} (publishing)"), prepare, carries_results);
         let results = Arc::new(match self.results {
             None => Results::Nowhere,
             Some(ResultStoreAddress::Redis(address)) => Results::in_redis(address),

@@ -29,18 +29,23 @@ pub(crate) struct Link {
 pub(crate) struct Linked {
     pub(crate) connection: Arc<Connection>,
     pub(crate) channel: Channel,
-    /// Where the broker confirms what it has taken.
-    results: Channel,
+    /// Where the broker confirms what it has taken, on a link that carries results.
+    results: Option<Channel>,
 }
 
 impl Link {
     /// Connects, and reconnects as often as needed, for as long as the link is held by anyone.
-    pub(crate) fn keep(address: BrokerAddress, name: String, prepare: Arc<Prepare>) -> Self {
+    pub(crate) fn keep(
+        address: BrokerAddress,
+        name: String,
+        prepare: Arc<Prepare>,
+        carries_results: bool,
+    ) -> Self {
         let (sender, linked) = watch::channel(None);
         tokio::spawn(async move {
             let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(15));
             while !sender.is_closed() {
-                match hold(&address, &name, &prepare, &sender, &mut backoff).await {
+                match hold(&address, &name, &prepare, carries_results, &sender, &mut backoff).await {
                     Ok(()) => return,
                     Err(error) => {
                         sender.send_replace(None);
@@ -74,7 +79,7 @@ impl Link {
 
     /// The channel for results, if there is one right now: the broker confirms each.
     pub(crate) fn results(&self) -> Option<Channel> {
-        let channel = self.linked.borrow().as_ref().map(|linked| linked.results.clone());
+        let channel = self.linked.borrow().as_ref().and_then(|linked| linked.results.clone());
         channel.filter(|channel| channel.status().connected())
     }
 }
@@ -84,6 +89,7 @@ async fn hold(
     address: &BrokerAddress,
     name: &str,
     prepare: &Arc<Prepare>,
+    carries_results: bool,
     sender: &watch::Sender<Option<Linked>>,
     backoff: &mut Backoff,
 ) -> Result<(), BrokerError> {
@@ -91,8 +97,13 @@ async fn hold(
     let mut events = connection.events_listener();
     let channel = answer("open a channel", connection.create_channel()).await?;
     prepare(channel.clone()).await?;
-    let results = answer("open a channel", connection.create_channel()).await?;
-    answer("have results confirmed", results.confirm_select(ConfirmSelectOptions::default())).await?;
+    let results = if carries_results {
+        let results = answer("open a channel", connection.create_channel()).await?;
+        answer("have results confirmed", results.confirm_select(ConfirmSelectOptions::default())).await?;
+        Some(results)
+    } else {
+        None
+    };
     sender.send_replace(Some(Linked {
         connection: Arc::clone(&connection),
         channel: channel.clone(),
@@ -100,15 +111,17 @@ async fn hold(
     }));
     backoff.reset();
     info!(connection = name, "publishing");
+    let is_up = || {
+        let results_up = results.as_ref().is_none_or(|results| results.status().connected());
+        channel.status().connected() && results_up
+    };
     loop {
         tokio::select! {
             () = sender.closed() => {
                 return answer("close the connection", connection.close(200, "done".into())).await;
             }
             event = events.next() => match event {
-                Some(Event::Error(source))
-                    if !channel.status().connected() || !results.status().connected() =>
-                {
+                Some(Event::Error(source)) if !is_up() => {
                     return Err(BrokerError::Refused { doing: "publish", source });
                 }
                 Some(Event::ConnectionBlocked(reason)) => warn!(reason, "the broker takes no messages for now"),
