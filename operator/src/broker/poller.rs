@@ -2,15 +2,16 @@
 //!
 //! This asks the queue process itself, so the number is fresh, and needs no management plugin. The price: a missing queue closes
 //! the channel and fails whatever was asked after it, and one that hangs holds up the channel. Answers come in the order of
-//! the questions, so the first one unanswered is always the culprit; it is set aside, and the rest is asked again.
+//! the questions, so the first one unanswered is always the culprit; it is set aside, and the rest is asked again. What was set aside is
+//! asked on a channel of its own, while the others are read as ever.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use celery_client::amqp::short;
 use celery_client::queue::reply_code;
 use futures_util::StreamExt as _;
-use futures_util::stream::FuturesOrdered;
+use futures_util::stream::{FuturesOrdered, FuturesUnordered};
 use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection};
@@ -33,22 +34,38 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Channels that may be lost in one reading of all queues; what is left then is read the next time.
 const MAX_INTERRUPTIONS: usize = 50;
 
-/// Hanging queues that are tried again in one reading.
-const MAX_SUSPECTS: usize = 4;
+/// Queues that were set aside and are asked at a time.
+const MAX_TRIALS: usize = 20;
+
+/// Longest wait for one of them; another one has its turn then.
+const TRIAL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Reads queues until the connection is lost.
 pub(super) async fn run(connection: &Connection, shared: &Shared, metrics: &Metrics) -> Lost {
     let mut ticks = interval(PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut poller = Poller { connection, channel: None, suspects: HashSet::new(), silences: 0 };
+    let mut poller = Poller { connection, channel: None, suspects: Suspects::default(), silences: 0 };
+    let mut trials = FuturesUnordered::new();
     let mut growing = false;
     loop {
         let all = tokio::select! {
             biased;
+            Some(trial) = trials.next() => {
+                match poller.tried(trial, shared, metrics) {
+                    Ok(lengths) if lengths.is_empty() => {}
+                    Ok(lengths) => growing = shared.read(lengths, Instant::now()),
+                    Err(lost) => return lost,
+                }
+                continue;
+            }
             _ = ticks.tick() => true,
             () = sleep(SETTLE), if growing => false,
         };
         let queues = shared.queues_to_read(!all);
+        if all {
+            let turn = poller.suspects.turn(&queues, MAX_TRIALS - trials.len());
+            trials.extend(turn.into_iter().map(|queue| ask_alone(connection, queue)));
+        }
         let started = Instant::now();
         let lengths = match poller.read(queues, shared, metrics).await {
             Ok(lengths) => lengths,
@@ -64,10 +81,50 @@ pub(super) async fn run(connection: &Connection, shared: &Shared, metrics: &Metr
 struct Poller<'a> {
     connection: &'a Connection,
     channel: Option<Channel>,
-    /// Queues that didn't answer: they are asked one at a time, on a channel of their own.
-    suspects: HashSet<String>,
+    suspects: Suspects,
     /// How often in a row no queue at all has answered.
     silences: u32,
+}
+
+/// Queues that didn't answer or were refused.
+#[derive(Debug, Default)]
+struct Suspects {
+    all: HashSet<String>,
+    /// Those that aren't being asked just now, in turn.
+    waiting: VecDeque<String>,
+}
+
+impl Suspects {
+    fn add(&mut self, queue: String) {
+        if self.all.insert(queue.clone()) {
+            self.waiting.push_back(queue);
+        }
+    }
+
+    /// Those whose turn it is to be asked. Of those that aren't `wanted` any more (in order) nothing is kept.
+    fn turn(&mut self, wanted: &[String], at_most: usize) -> Vec<String> {
+        let mut turn = Vec::new();
+        while turn.len() < at_most
+            && let Some(queue) = self.waiting.pop_front()
+        {
+            if wanted.binary_search(&queue).is_ok() {
+                turn.push(queue);
+            } else {
+                self.all.remove(&queue);
+            }
+        }
+        turn
+    }
+
+    /// One that was asked gave no answer.
+    fn asked_in_vain(&mut self, queue: String) {
+        self.waiting.push_back(queue);
+    }
+
+    /// One that was asked is well again, or is not there.
+    fn clear(&mut self, queue: &str) {
+        self.all.remove(queue);
+    }
 }
 
 /// Why reading a row of queues ended before its end.
@@ -80,6 +137,9 @@ enum Interruption {
 
 type Lengths = Vec<Answer>;
 
+/// A queue that was asked alone, and what came of it.
+type Trial = (String, Result<(Lengths, Option<Interruption>), Lost>);
+
 impl Poller<'_> {
     /// Reads these queues: name, messages ready and time to the answer of each one that could be read.
     async fn read(
@@ -89,19 +149,13 @@ impl Poller<'_> {
         metrics: &Metrics,
     ) -> Result<Lengths, Lost> {
         let mut lengths = Vec::with_capacity(queues.len());
-        let suspects: Vec<String> = queues
-            .iter()
-            .filter(|queue| self.suspects.contains(*queue))
-            .take(MAX_SUSPECTS)
-            .cloned()
-            .collect();
         let mut rest: Vec<String> =
-            queues.into_iter().filter(|queue| !self.suspects.contains(queue)).collect();
+            queues.into_iter().filter(|queue| !self.suspects.all.contains(queue)).collect();
         let mut interruptions = 0;
         while !rest.is_empty() && interruptions < MAX_INTERRUPTIONS {
             let channel = self.channel().await?;
             let row = &rest[..rest.len().min(WINDOW)];
-            let (read, interruption) = read_row(&channel, row).await;
+            let (read, interruption) = read_row(&channel, row, ANSWER_TIMEOUT).await;
             let answers = read.len();
             lengths.extend(read);
             if answers > 0 {
@@ -114,10 +168,7 @@ impl Poller<'_> {
             interruptions += 1;
             self.channel = None;
             let culprit = rest.drain(..=answers).next_back().unwrap_or_default();
-            self.set_aside(culprit, interruption, shared, metrics).await?;
-        }
-        for suspect in suspects {
-            self.try_suspect(suspect, &mut lengths, shared, metrics).await?;
+            self.set_aside(culprit, interruption, shared, metrics)?;
         }
         Ok(lengths)
     }
@@ -131,7 +182,7 @@ impl Poller<'_> {
         Ok(channel)
     }
 
-    async fn set_aside(
+    fn set_aside(
         &mut self,
         queue: String,
         interruption: Interruption,
@@ -147,14 +198,14 @@ impl Poller<'_> {
                     shared.missing(&queue);
                 } else {
                     tracing::warn!(queue, %error, "queue can't be read");
-                    self.suspects.insert(queue);
+                    self.suspects.add(queue);
                 }
                 Ok(())
             }
             Interruption::Silence => {
                 metrics.broker_errors.with_label_values(&["QueueSilent"]).inc();
                 tracing::warn!(queue, "queue doesn't answer");
-                self.suspects.insert(queue);
+                self.suspects.add(queue);
                 self.silences += 1;
                 // One queue may hang; if nothing answers, the connection does.
                 if self.silences > 2 { Err(Lost(format!("no answer in {ANSWER_TIMEOUT:?}"))) } else { Ok(()) }
@@ -162,41 +213,42 @@ impl Poller<'_> {
         }
     }
 
-    /// Asks for a queue that has hung or was refused, at nobody else's risk.
-    async fn try_suspect(
-        &mut self,
-        queue: String,
-        lengths: &mut Lengths,
-        shared: &Shared,
-        metrics: &Metrics,
-    ) -> Result<(), Lost> {
-        let channel = open(self.connection).await?;
-        let (read, interruption) = read_row(&channel, std::slice::from_ref(&queue)).await;
-        lengths.extend(read);
+    /// Takes in what came of asking a queue alone.
+    fn tried(&mut self, (queue, read): Trial, shared: &Shared, metrics: &Metrics) -> Result<Lengths, Lost> {
+        let (lengths, interruption) = read?;
         match interruption {
             None => {
                 tracing::info!(queue, "queue answers again");
-                self.suspects.remove(&queue);
-                Ok(())
+                self.suspects.clear(&queue);
             }
             Some(Interruption::Refused(error)) if reply_code(&error) == Some(404) => {
-                self.suspects.remove(&queue);
-                self.set_aside(queue, Interruption::Refused(error), shared, metrics).await
+                self.suspects.clear(&queue);
+                self.set_aside(queue, Interruption::Refused(error), shared, metrics)?;
             }
-            Some(_) => Ok(()),
+            Some(_) => self.suspects.asked_in_vain(queue),
         }
+        Ok(lengths)
     }
 }
 
-/// Asks for the queues of a row; the answers up to the first one that is missing.
-async fn read_row(channel: &Channel, row: &[String]) -> (Lengths, Option<Interruption>) {
+/// Asks for a queue that has hung or was refused, at nobody else's risk.
+async fn ask_alone(connection: &Connection, queue: String) -> Trial {
+    let read = match open(connection).await {
+        Ok(channel) => Ok(read_row(&channel, std::slice::from_ref(&queue), TRIAL_TIMEOUT).await),
+        Err(lost) => Err(lost),
+    };
+    (queue, read)
+}
+
+/// Asks for the queues of a row; the answers up to the first one that doesn't come within `patience` after the one before.
+async fn read_row(channel: &Channel, row: &[String], patience: Duration) -> (Lengths, Option<Interruption>) {
     let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
     let mut answers: FuturesOrdered<_> =
         row.iter().map(|queue| channel.queue_declare(short(queue), passive, FieldTable::default())).collect();
     let mut lengths = Vec::with_capacity(row.len());
     let mut last = Instant::now();
     for queue in row {
-        match timeout(ANSWER_TIMEOUT, answers.next()).await {
+        match timeout(patience, answers.next()).await {
             Ok(Some(Ok(answer))) => {
                 let now = Instant::now();
                 // Answers come one after the other, so the time since the one before is what this queue took.
@@ -205,6 +257,7 @@ async fn read_row(channel: &Channel, row: &[String]) -> (Lengths, Option<Interru
                     ready: answer.message_count().into(),
                     consumers: answer.consumer_count(),
                     took: now.duration_since(last),
+                    at: now,
                 });
                 last = now;
             }
@@ -220,5 +273,35 @@ async fn open(connection: &Connection) -> Result<Channel, Lost> {
         Ok(channel) => Ok(channel),
         Err(Failure::Lost(lost)) => Err(lost),
         Err(Failure::Refused(error)) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn queues_that_hang_have_their_turn_one_after_the_other() {
+        let mut suspects = Suspects::default();
+        names(&["a", "b", "c", "b"]).into_iter().for_each(|queue| suspects.add(queue));
+        let wanted = names(&["a", "b", "c", "d"]);
+        assert_eq!(suspects.turn(&wanted, 2), ["a", "b"]);
+        suspects.asked_in_vain("a".to_owned());
+        assert_eq!(suspects.turn(&wanted, 2), ["c", "a"], "b is being asked");
+        suspects.clear("b");
+        assert_eq!(suspects.turn(&wanted, 2), [""; 0]);
+        assert_eq!(suspects.all.len(), 2);
+    }
+
+    #[test]
+    fn a_queue_that_nobody_wants_to_know_of_is_not_asked() {
+        let mut suspects = Suspects::default();
+        names(&["a", "b"]).into_iter().for_each(|queue| suspects.add(queue));
+        assert_eq!(suspects.turn(&names(&["b"]), 2), ["b"]);
+        assert!(!suspects.all.contains("a"));
     }
 }

@@ -41,6 +41,8 @@ pub(super) struct Answer {
     pub(super) consumers: u32,
     /// How long it came after the question, or after the answer before it.
     pub(super) took: Duration,
+    /// When it came: the answers for many queues, some of which hang, take a while.
+    pub(super) at: Instant,
 }
 
 impl Reading {

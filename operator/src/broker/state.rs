@@ -327,9 +327,9 @@ impl Shared {
     /// Takes in what was read and tells the TaskQueues for which something has changed. Returns whether some queue is growing.
     pub(super) fn read(&self, answers: Vec<Answer>, now: Instant) -> bool {
         let mut state = self.state();
-        for Answer { queue, ready, consumers, took } in answers {
+        for Answer { queue, ready, consumers, took, at } in answers {
             let reading = state.readings.entry(queue).or_default();
-            reading.update(ready, took, now);
+            reading.update(ready, took, at);
             reading.attached(consumers);
         }
         state.settle_reports(now);

@@ -316,6 +316,25 @@ async fn queue_that_somebody_deleted_comes_back() {
 
 #[tokio::test]
 #[ignore = "needs RabbitMQ: AMQP_URL, MANAGEMENT_URL"]
+async fn a_queue_that_refuses_to_be_read_concerns_its_task_queue_only() {
+    let mut world = World::new("refused").await;
+    // RabbitMQ tells nobody but its owner anything of an exclusive queue.
+    let exclusive = QueueDeclareOptions { exclusive: true, ..Default::default() };
+    world.channel.queue_declare(short("locked"), exclusive, FieldTable::default()).await.unwrap();
+    let red = world.subscribe("red", json!([{"name": "red"}, {"name": "locked"}]));
+    let blue = world.subscribe("blue", json!([]));
+    world.until(&red, |view| matches!(view.queues, QueueState::Failed(_))).await;
+    world.publish("red", 2).await;
+    world.until_declared(&blue).await;
+    world.publish("blue", 3).await;
+    world.until(&blue, |view| view.backlog == Backlog::Fresh { ready: 3 }).await;
+    let view = world.until(&red, |view| view.backlog == Backlog::Partial { ready: 2 }).await;
+    assert_eq!(view.attached, None, "consumers of the queue with the fewest are not known");
+    world.end().await;
+}
+
+#[tokio::test]
+#[ignore = "needs RabbitMQ: AMQP_URL, MANAGEMENT_URL"]
 async fn queue_with_other_settings_is_reported_and_left_alone() {
     let mut world = World::new("mismatch").await;
     let durable = QueueDeclareOptions { durable: true, ..Default::default() };

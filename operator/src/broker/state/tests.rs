@@ -47,6 +47,7 @@ impl World {
             ready: *ready,
             consumers: *consumers,
             took: Duration::from_millis(1),
+            at: self.now,
         };
         self.shared.read(answers.iter().map(answer).collect(), self.now);
     }
@@ -81,6 +82,16 @@ fn a_queue_that_cannot_be_read_concerns_its_task_queue_only() {
 fn queues_of_which_nothing_is_heard_are_not_empty() {
     let mut world = World::new();
     world.now += STALE_AFTER;
+    assert_eq!(world.view("blue").backlog, Backlog::Stale { ready: 0 });
+}
+
+#[test]
+fn an_answer_that_was_held_up_by_others_is_as_old_as_it_is() {
+    let mut world = World::new();
+    let (queue, at) = ("blue".to_owned(), world.now);
+    world.now += STALE_AFTER;
+    let held_up = Answer { queue, ready: 0, consumers: 2, took: Duration::from_millis(1), at };
+    world.shared.read(vec![held_up], world.now);
     assert_eq!(world.view("blue").backlog, Backlog::Stale { ready: 0 });
 }
 
