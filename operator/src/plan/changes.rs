@@ -37,12 +37,13 @@ pub fn changes(
         return Changes { problem: Some(name_conflict(live)), ..Changes::default() };
     }
     let mut changes = Changes::default();
+    let first = decision.ask_for.unwrap_or(decision.replicas);
     match (wanted, live) {
         (Err(problem), _) => changes.problem = Some(problem),
         // What may not run needs no Deployment; one that is there goes to zero.
         (Ok(_), None) if decision.reason == DecisionReason::QueueClaimed => {}
         // Without a number, a new Deployment would start with one pod.
-        (Ok(wanted), None) => changes.apply = Some(with_replicas(wanted, decision.replicas)),
+        (Ok(wanted), None) => changes.apply = Some(with_replicas(wanted, first)),
         (Ok(wanted), Some(live)) => {
             if applied_hash(live) != applied_hash(&wanted) || (!drift_is_known && has_drifted(live, &wanted))
             {
@@ -57,7 +58,7 @@ pub fn changes(
         }
     }
     changes.scale = match live {
-        None => changes.apply.as_ref().map(|_| decision.replicas),
+        None => changes.apply.as_ref().map(|_| first),
         Some(live) => decision.ask_for.filter(|wanted| {
             replicas(live) != *wanted || !own_replicas(live, |manager| manager == AUTOSCALER)
         }),
@@ -192,6 +193,13 @@ mod tests {
         let changes = planned(None, 0);
         assert_eq!((applied_replicas(&changes), changes.scale), (Some(0), Some(0)));
         assert_eq!(applied_replicas(&planned(None, 7)), Some(7));
+    }
+
+    #[test]
+    fn new_deployment_starts_with_the_number_set_by_hand_while_another_is_recommended() {
+        let decision = Decision { ask_for: Some(3), ..decision(20) };
+        let changes = changes(&task_queue(), Ok(wanted()), None, &decision, false);
+        assert_eq!((applied_replicas(&changes), changes.scale), (Some(3), Some(3)));
     }
 
     #[test]
