@@ -101,3 +101,78 @@ fn is_forbidden(error: &watcher::Error) -> bool {
     };
     status.is_forbidden()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use axum::http::{Request, Response};
+    use kube::client::Body;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// An API server that has these, or forbids to look.
+    fn api_server(policies: Option<Value>, bindings: Value) -> Client {
+        let serve = move |request: Request<Body>| {
+            let uri = request.uri().to_string();
+            let items = match uri.contains("bindings") {
+                true => Some(bindings.clone()),
+                false => policies.clone(),
+            };
+            async move {
+                if uri.contains("watch=") {
+                    std::future::pending::<()>().await;
+                }
+                let (code, answer) = match items {
+                    Some(items) => (200, json!({"metadata": {"resourceVersion": "1"}, "items": items})),
+                    None => (403, json!({"kind": "Status", "code": 403, "reason": "Forbidden"})),
+                };
+                let answer = Body::from(answer.to_string().into_bytes());
+                Ok::<_, Infallible>(Response::builder().status(code).body(answer).unwrap())
+            }
+        };
+        Client::new(tower::service_fn(serve), "default")
+    }
+
+    fn policy() -> Value {
+        json!([{"metadata": {"name": SCALE_IN_POLICY, "resourceVersion": "1"}}])
+    }
+
+    fn binding(action: &str) -> Value {
+        let metadata = json!({"name": SCALE_IN_POLICY, "resourceVersion": "1"});
+        json!([{"metadata": metadata, "spec": {"validationActions": [action]}}])
+    }
+
+    /// What is found out, when something else was thought before.
+    async fn found(client: Client, before: Protection) -> Protection {
+        let protection = watch::Sender::new(before);
+        let mut told = protection.subscribe();
+        tokio::select! {
+            () = super::watch(&client, &protection) => unreachable!("it never ends"),
+            changed = told.changed() => changed.unwrap(),
+        }
+        *protection.borrow()
+    }
+
+    #[tokio::test]
+    async fn a_policy_whose_binding_denies_guarantees_and_nothing_less_does() {
+        let guarantees = api_server(Some(policy()), binding("Deny"));
+        assert_eq!(found(guarantees, Protection::Unknown).await, Protection::Guaranteed);
+        for (policies, bindings) in [
+            (json!([]), binding("Deny")),
+            (policy(), json!([])),
+            (policy(), binding("Audit")),
+            (json!([]), json!([])),
+        ] {
+            let lacks = api_server(Some(policies), bindings);
+            assert_eq!(found(lacks, Protection::Guaranteed).await, Protection::Missing);
+        }
+    }
+
+    #[tokio::test]
+    async fn who_may_not_look_does_not_know() {
+        let forbids = api_server(None, json!([]));
+        assert_eq!(found(forbids, Protection::Guaranteed).await, Protection::Unknown);
+    }
+}

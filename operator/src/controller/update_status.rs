@@ -226,7 +226,41 @@ fn seconds(now: Timestamp) -> Timestamp {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
+    use crate::plan::autoscaler::DecisionReason;
+    use crate::plan::law::Terms;
+
+    #[test]
+    fn status_and_metrics_have_every_quantity_of_a_decision() {
+        let terms = Terms {
+            ready: Some(1),
+            running: 2,
+            oldest_wait_seconds: 3.5,
+            arrival_rate: 4.5,
+            arrival_rate_window_seconds: 5.5,
+            service_seconds: 6.5,
+            startup_seconds: 7.5,
+            offered_load: 8.5,
+            load_workers: 9,
+            backlog_workers: 10,
+            useful_workers: 11,
+            wanted: 12,
+            wanted_within_window: 13,
+            window_seconds: 14.5,
+        };
+        let decision = Decision { terms: terms.clone(), ..Decision::of(3, DecisionReason::Off) };
+        let status = json!(decision_status(&decision));
+        let metrics = BTreeMap::from(terms.quantities());
+        for (name, value) in json!(terms).as_object().unwrap() {
+            assert_eq!(status.get(name), Some(value), "{name} in the status");
+            // These two have metrics of their own.
+            if !["ready", "running"].contains(&name.as_str()) {
+                assert_eq!(metrics.get(name.as_str()).copied(), value.as_f64(), "{name} in metrics");
+            }
+        }
+    }
 
     /// Seconds at which numbers are written that change at these seconds.
     fn written(changes: impl Iterator<Item = u64>) -> Vec<u64> {

@@ -92,6 +92,15 @@ fn missing_policies_warn_but_do_not_stop() {
 }
 
 #[test]
+fn protection_that_is_best_effort_is_said_and_stops_nothing() {
+    for (protection, status) in [(Protection::Missing, "False"), (Protection::Unknown, "Unknown")] {
+        let all = stated(|world| world.protection = protection);
+        assert_eq!(brief(&all, SCALE_IN_PROTECTION), (status, Reason::BestEffort));
+        assert_eq!(brief(&all, READY), ("True", Reason::Ready));
+    }
+}
+
+#[test]
 fn pause_is_shown_but_nothing_is_wrong() {
     let all = stated(|world| world.decision = decision(1, DecisionReason::Paused(Pause::Spec)));
     assert_eq!(brief(&all, SCALING_ACTIVE), ("False", Reason::Paused));
