@@ -15,7 +15,7 @@ use tokio::time::timeout;
 pub(crate) use self::{
     acks::Acks,
     link::{Link, Linked, Prepare},
-    session::{Arrival, Incoming, Session, SessionOptions},
+    session::{Arrival, Incoming, Receipt, Session, SessionOptions},
 };
 
 /// Longest wait for the broker to answer a request. A broker under load answers in milliseconds; one that takes longer

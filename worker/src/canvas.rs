@@ -73,14 +73,15 @@ impl Sequel {
         if let Ending::Retry { .. } | Ending::Replaced(_) | Ending::Sent(_) = &ending {
             return Some(Box::new(Self { request: Arc::clone(request), ending }));
         }
-        let embed = &request.embed;
-        let has_any = |list: &Option<Vec<Signature>>| list.as_ref().is_some_and(|list| !list.is_empty());
-        let is_followed = has_any(&embed.callbacks)
-            || has_any(&embed.errbacks)
-            || has_any(&embed.chain)
-            || embed.chord.is_some();
-        is_followed.then(|| Box::new(Self { request: Arc::clone(request), ending }))
+        is_followed(request).then(|| Box::new(Self { request: Arc::clone(request), ending }))
     }
+}
+
+/// Whether anything follows a call that succeeds or fails.
+pub(crate) fn is_followed(request: &Request) -> bool {
+    let embed = &request.embed;
+    let has_any = |list: &Option<Vec<Signature>>| list.as_ref().is_some_and(|list| !list.is_empty());
+    has_any(&embed.callbacks) || has_any(&embed.errbacks) || has_any(&embed.chain) || embed.chord.is_some()
 }
 
 /// Why what follows a task can't be sent.

@@ -256,7 +256,8 @@ async fn serve(work: &Work, session: &mut Session, queues: &Queues, prefetch: &m
                             hand.waiting.clear();
                             hand.recall(None);
                             // What could not be acknowledged is remembered.
-                            session.acks().flush();
+                            let acks = Arc::clone(session.acks());
+                            tokio::spawn(async move { acks.sent().await });
                             let was_consuming = work.health.is_consuming();
                             work.health.disconnected(problem.clone());
                             lost = Some((problem, was_consuming));

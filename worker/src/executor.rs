@@ -20,7 +20,10 @@ use futures_util::FutureExt;
 use tokio::sync::{Notify, oneshot};
 use tracing::Instrument;
 
-use crate::task::{Context, PanicReport, Task, TaskError, TaskFunction, TaskResult};
+use crate::{
+    broker::Receipt,
+    task::{Context, PanicReport, Task, TaskError, TaskFunction, TaskResult},
+};
 
 /// Stack of the task thread: what a program's main thread usually has, as recursive tasks expect.
 const TASK_STACK_BYTES: usize = 8 << 20;
@@ -30,6 +33,18 @@ const TASK_STACK_BYTES: usize = 8 << 20;
 pub(crate) struct Job {
     pub(crate) task: Arc<Task>,
     pub(crate) context: Context,
+    /// For a message that waits for nothing but its task: to hand the outcome to another thread first would keep the broker
+    /// waiting for it.
+    pub(crate) receipt: Option<Receipt>,
+}
+
+impl Job {
+    /// Acknowledges the message if that is due now.
+    fn acknowledge(receipt: Option<Receipt>, result: &TaskResult) {
+        if let (Some(receipt), Ok(_)) = (receipt, result) {
+            receipt.acknowledge();
+        }
+    }
 }
 
 /// How a call ended, and how long it ran.
@@ -278,7 +293,7 @@ impl Line {
 
 fn run_blocking(line: &Line) {
     PanicReport::record_on_this_thread();
-    while let Some(Turn { job: Job { task, context }, gate, end }) = line.next_on_thread() {
+    while let Some(Turn { job: Job { task, context, receipt }, gate, end }) = line.next_on_thread() {
         if gate.is_some_and(|gate| gate.blocking_recv().is_err()) {
             line.end();
             continue;
@@ -295,6 +310,7 @@ fn run_blocking(line: &Line) {
         });
         let runtime = started.elapsed();
         line.end();
+        Job::acknowledge(receipt, &result);
         // The receiver is gone only when the worker has given the message back and is leaving.
         let _ = end.send(Outcome { result, runtime });
     }
@@ -305,7 +321,9 @@ fn start_async(line: Arc<Line>) -> io::Result<()> {
     thread::Builder::new().name("async-task".to_owned()).stack_size(TASK_STACK_BYTES).spawn(move || {
         PanicReport::record_on_this_thread();
         runtime.block_on(async move {
-            while let Some(Turn { job: Job { task, context }, gate, end }) = line.next_on_runtime().await {
+            while let Some(Turn { job: Job { task, context, receipt }, gate, end }) =
+                line.next_on_runtime().await
+            {
                 if let Some(gate) = gate
                     && gate.await.is_err()
                 {
@@ -328,6 +346,7 @@ fn start_async(line: Arc<Line>) -> io::Result<()> {
                 };
                 let runtime = started.elapsed();
                 line.end();
+                Job::acknowledge(receipt, &result);
                 let _ = end.send(Outcome { result, runtime });
             }
         });
@@ -347,7 +366,7 @@ mod tests {
 
     fn job(task: Task, args: serde_json::Value) -> Job {
         let context = Context::for_tests(Arguments::new(&args, &json!({})).unwrap());
-        Job { task: Arc::new(task), context }
+        Job { task: Arc::new(task), context, receipt: None }
     }
 
     async fn run(executor: &Executor, job: Job) -> Outcome {

@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use serde_json::value::{RawValue, to_raw_value};
 
 use crate::{
-    canvas::{Ending, Sequel},
+    canvas::{self, Ending, Sequel},
     executor::Outcome,
     metrics::Counted,
     supervise::Ended,
@@ -192,6 +192,15 @@ pub(crate) fn give_up(Admitted { request, task }: &Admitted, deliveries: u32, no
         disposition: Disposition::Reject,
         ..fail(request, task, &TaskError::from_exception(exception), now)
     }
+}
+
+/// Whether a message is done with as soon as its task has succeeded: nothing is stored (if the worker `stores` results at
+/// all) or sent before it is acknowledged.
+pub(crate) fn is_done_by_success(Admitted { request, task }: &Admitted, stores: bool) -> bool {
+    // Were a failure to be told otherwise, a task that ends just when its time limit does could be told as both.
+    failed_disposition(task) == Disposition::Ack
+        && !(stores && is_stored(request, task))
+        && !canvas::is_followed(request)
 }
 
 /// What monitors are told when a message has arrived.
@@ -545,6 +554,27 @@ mod tests {
         ];
         let nothing = Disposition::Nothing;
         assert_eq!(dispositions, [nothing, Disposition::Reject, nothing, nothing, nothing]);
+    }
+
+    #[test]
+    fn a_message_waits_only_for_its_task_if_nothing_is_stored_sent_or_left_to_decide() {
+        let quiet = |request: Request| Request { ignore_result: Some(true), ..request };
+        let is_done = |request: Request, task: Task, stores| {
+            is_done_by_success(&Admitted { request: Arc::new(request), task: Arc::new(task) }, stores)
+        };
+        let task = || Task::new("t.add", || ());
+        assert!(is_done(request("t.add"), task(), false) && is_done(quiet(request("t.add")), task(), true));
+        let mut chained = quiet(request("t.add"));
+        chained.embed.chain = Some(vec![celery_protocol::Signature::new("t.add")]);
+        assert_eq!(
+            [
+                is_done(request("t.add"), task(), true),
+                is_done(chained, task(), false),
+                is_done(request("t.add"), task().acks_late(false), false),
+                is_done(request("t.add"), task().acks_on_failure_or_timeout(false), false),
+            ],
+            [false; 4]
+        );
     }
 
     #[test]

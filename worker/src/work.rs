@@ -16,7 +16,7 @@ use tracing::{debug, error, info, info_span, warn};
 use crate::{
     attempts::{self, Verdict},
     backoff,
-    broker::{Arrival, decode, salvage},
+    broker::{Arrival, Receipt, decode, salvage},
     canvas::{Canvas, Ending, Home},
     delay::{self, Postponed},
     done::Done,
@@ -28,8 +28,8 @@ use crate::{
     results::Results,
     revoked::Revoked,
     settle::{
-        Admitted, Disposition, Report, Settlement, admit, fail_to_advance, give_up, readmit, received, sent,
-        settle,
+        Admitted, Disposition, Report, Settlement, admit, fail_to_advance, give_up, is_done_by_success,
+        readmit, received, sent, settle,
     },
     stop::Stop,
     supervise::{Ended, TimeLimits, supervise},
@@ -69,7 +69,7 @@ impl Work {
     /// Dropping the future leaves the message unacknowledged; a task that was begun runs on, its result is discarded.
     pub(crate) async fn process(
         &self,
-        delivery: &Arrival,
+        delivery: &Arc<Arrival>,
         cancel: &CancelHandle,
         recall: &Notify,
     ) -> Option<Duration> {
@@ -197,7 +197,7 @@ impl Work {
     /// Runs the task when its turn comes.
     async fn run(
         &self,
-        delivery: &Arrival,
+        delivery: &Arc<Arrival>,
         admitted: &Admitted,
         tracking: &Tracking,
         cancel: &CancelHandle,
@@ -212,7 +212,9 @@ impl Work {
             cancelled: cancel.subscribe(),
             states: Arc::clone(&self.states),
         });
-        let submitted = Job { task: Arc::clone(&admitted.task), context: context.clone() };
+        let stores = !matches!(*self.results, Results::Nowhere);
+        let receipt = is_done_by_success(admitted, stores).then(|| Receipt::new(delivery, request));
+        let submitted = Job { task: Arc::clone(&admitted.task), context: context.clone(), receipt };
         let came_back = attempts::is_redelivered(delivery);
         let waits = came_back || !admitted.task.acks_late;
         let mut ticket = self.executor.submit(submitted, waits);

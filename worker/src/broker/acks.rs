@@ -2,20 +2,21 @@
 
 use std::{
     collections::VecDeque,
+    fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use celery_protocol::Request;
-use futures_util::FutureExt;
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, join_all},
+};
 use lapin::{
-    Acker,
+    Channel,
     options::{BasicAckOptions, BasicNackOptions, BasicRejectOptions},
 };
-use tokio::{
-    task::JoinSet,
-    time::{Instant, timeout},
-};
+use tokio::time::{Instant, timeout};
 use tracing::{debug, warn};
 
 use super::{ANSWER_TIMEOUT, answer};
@@ -25,20 +26,29 @@ use crate::{done::Done, settle::Disposition};
 /// tasks more are run a second time.
 const DELAY: Duration = Duration::from_millis(2);
 
+/// When to look, at the latest, at how sending an acknowledgement went.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// Acknowledgements that go out at once, whether or not more would follow.
 const BATCH: usize = 16;
 
 /// The deliveries of one channel, and which of them the broker has still to be told of.
 ///
 /// Never on another channel: delivery tags of one mean something else on the next.
-#[derive(Debug)]
 pub(crate) struct Acks {
+    channel: Channel,
     open: Mutex<Open>,
     /// Where calls are noted that the broker could not be told of.
     done: Arc<Done>,
 }
 
-#[derive(Debug, Default)]
+impl fmt::Debug for Acks {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Acks").finish_non_exhaustive()
+    }
+}
+
+#[derive(Default)]
 struct Open {
     /// Tag of the first slot. All lower ones are done with.
     first: u64,
@@ -47,7 +57,9 @@ struct Open {
     in_hand: usize,
     settled: usize,
     settled_since: Option<Instant>,
-    sending: JoinSet<()>,
+    /// What is on its way to the broker. Nobody is woken when it has left, which would cost as much as sending it: the next
+    /// flush looks.
+    sending: Vec<BoxFuture<'static, ()>>,
 }
 
 #[derive(Debug)]
@@ -61,14 +73,14 @@ enum Slot {
 /// A message that is done with, and the call in it.
 #[derive(Debug)]
 struct Settled {
-    acker: Acker,
+    tag: u64,
     call: Option<Arc<Request>>,
 }
 
 impl Acks {
-    pub(crate) fn new(done: Arc<Done>) -> Self {
+    pub(crate) fn new(channel: Channel, done: Arc<Done>) -> Self {
         // The broker counts from one.
-        Self { open: Mutex::new(Open { first: 1, ..Open::default() }), done }
+        Self { channel, open: Mutex::new(Open { first: 1, ..Open::default() }), done }
     }
 
     /// A message has arrived.
@@ -80,18 +92,13 @@ impl Acks {
         }
     }
 
-    /// The worker is done with a message: tells the broker, at once or soon.
-    pub(crate) fn settle(
-        &self,
-        tag: u64,
-        acker: &Acker,
-        disposition: Disposition,
-        call: Option<Arc<Request>>,
-    ) {
+    /// The worker is done with a message: tells the broker, at once or soon. May be called on any thread; what comes second
+    /// for the same message is ignored.
+    pub(crate) fn settle(&self, tag: u64, disposition: Disposition, call: Option<Arc<Request>>) {
         let mut open = self.open();
         // Otherwise the broker has been told already.
         let Some(slot @ Slot::InHand) = open.slot(tag) else { return };
-        let settled = Settled { acker: acker.clone(), call };
+        let settled = Settled { tag, call };
         if disposition == Disposition::Ack {
             *slot = Slot::Settled(Box::new(settled));
             open.settled += 1;
@@ -107,35 +114,42 @@ impl Acks {
     }
 
     /// Acknowledges a message by itself, and waits until that has left for the broker; false if it can't be sent.
-    pub(crate) async fn acknowledge(&self, tag: u64, acker: &Acker) -> bool {
+    pub(crate) async fn acknowledge(&self, tag: u64) -> bool {
         {
             let mut open = self.open();
             let Some(slot @ Slot::InHand) = open.slot(tag) else { return false };
             *slot = Slot::Gone;
             open.in_hand -= 1;
         }
-        answer("acknowledge", acker.ack(BasicAckOptions::default())).await.unwrap_or(false)
+        answer("acknowledge", self.channel.basic_ack(tag, BasicAckOptions::default())).await.is_ok()
     }
 
     /// When [`Acks::flush`] is due, if it is.
     pub(crate) fn flush_at(&self) -> Option<Instant> {
-        self.open().settled_since.map(|since| since + DELAY)
+        let open = self.open();
+        let look = || (!open.sending.is_empty()).then(|| Instant::now() + LOOK);
+        open.settled_since.map(|since| since + DELAY).or_else(look)
     }
 
-    /// Sends what is waiting to be sent.
+    /// Sends what is waiting to be sent, and looks at what was.
     pub(crate) fn flush(&self) {
         self.flush_all(&mut self.open());
     }
 
-    /// Waits until all that was sent has left for the broker.
+    /// Sends what is waiting to be sent, and waits until all has left for the broker, or can't any more.
     pub(crate) async fn sent(&self) {
-        let mut sending = std::mem::take(&mut self.open().sending);
-        if timeout(ANSWER_TIMEOUT, async { while sending.join_next().await.is_some() {} }).await.is_err() {
+        let sending = {
+            let mut open = self.open();
+            self.flush_all(&mut open);
+            std::mem::take(&mut open.sending)
+        };
+        if timeout(ANSWER_TIMEOUT, join_all(sending)).await.is_err() {
             warn!("the last acknowledgements could not be sent");
         }
     }
 
     fn flush_all(&self, open: &mut Open) {
+        open.sending.retain_mut(|telling| telling.now_or_never().is_none());
         open.settled_since = None;
         open.settled = 0;
         let batch = open.take_lowest();
@@ -149,36 +163,29 @@ impl Acks {
 
     /// Tells the broker about a message, or acknowledges it together with all before it.
     fn tell(&self, open: &mut Open, batch: Vec<Settled>, disposition: Disposition) {
-        let done = Arc::clone(&self.done);
+        let Some(&Settled { tag, .. }) = batch.last() else { return };
+        let (channel, done) = (self.channel.clone(), Arc::clone(&self.done));
         let mut telling = Box::pin(async move {
-            let Some(Settled { acker, .. }) = batch.last() else { return };
-            let is_told = match disposition {
+            let told = match disposition {
                 Disposition::Ack => {
-                    answer("acknowledge", acker.ack(BasicAckOptions { multiple: batch.len() > 1 })).await
+                    channel.basic_ack(tag, BasicAckOptions { multiple: batch.len() > 1 }).await
                 }
-                Disposition::Reject => {
-                    answer("reject", acker.reject(BasicRejectOptions { requeue: false })).await
-                }
+                Disposition::Reject => channel.basic_reject(tag, BasicRejectOptions { requeue: false }).await,
                 Disposition::Requeue => {
-                    let requeue = BasicNackOptions { multiple: false, requeue: true };
-                    answer("give a message back", acker.nack(requeue)).await
+                    channel.basic_nack(tag, BasicNackOptions { multiple: false, requeue: true }).await
                 }
                 Disposition::Nothing => return,
             };
-            let is_told = is_told.unwrap_or_else(|error| {
-                debug!(error = error.describe(), "the broker can't be told");
-                false
-            });
-            match (is_told, disposition) {
-                (true, Disposition::Requeue) => debug!("gave a message back to its queue"),
-                (true, _) => {}
-                (false, Disposition::Requeue) => {
-                    warn!("the broker takes a message back when the connection ends");
+            match (told, disposition) {
+                (Ok(()), Disposition::Requeue) => debug!("gave a message back to its queue"),
+                (Ok(()), _) => {}
+                (Err(error), Disposition::Requeue) => {
+                    warn!(%error, "the broker takes a message back when the connection ends");
                 }
-                (false, _) => {
+                (Err(error), _) => {
                     for Settled { call, .. } in &batch {
                         let id = call.as_ref().map(|call| &call.id);
-                        warn!(id, "not acknowledged: the broker will deliver the message again");
+                        warn!(id, %error, "not acknowledged: the broker will deliver the message again");
                         if let Some(call) = call {
                             done.remember(call);
                         }
@@ -188,8 +195,7 @@ impl Acks {
         });
         // Polled once, it is on its way; the rest is to know how that went.
         if telling.as_mut().now_or_never().is_none() {
-            while open.sending.try_join_next().is_some() {}
-            open.sending.spawn(telling);
+            open.sending.push(telling);
         }
     }
 

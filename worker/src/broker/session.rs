@@ -50,12 +50,12 @@ pub(crate) struct Arrival {
 impl Arrival {
     /// Tells the broker what became of the message, and of the call in it, if it is one.
     pub(crate) fn settle(&self, disposition: Disposition, call: Option<&Arc<Request>>) {
-        self.acks.settle(self.delivery_tag, &self.acker, disposition, call.cloned());
+        self.acks.settle(self.delivery_tag, disposition, call.cloned());
     }
 
     /// Acknowledges the message now, while it is still being worked on; false if that can't be done.
     pub(crate) async fn acknowledge(&self) -> bool {
-        self.acks.acknowledge(self.delivery_tag, &self.acker).await
+        self.acks.acknowledge(self.delivery_tag).await
     }
 }
 
@@ -64,6 +64,24 @@ impl Deref for Arrival {
 
     fn deref(&self) -> &Delivery {
         &self.delivery
+    }
+}
+
+/// A message to acknowledge, on whatever thread, as soon as its task has succeeded.
+#[derive(Debug)]
+pub(crate) struct Receipt {
+    arrival: Arc<Arrival>,
+    call: Arc<Request>,
+}
+
+impl Receipt {
+    pub(crate) fn new(arrival: &Arc<Arrival>, call: &Arc<Request>) -> Self {
+        Self { arrival: Arc::clone(arrival), call: Arc::clone(call) }
+    }
+
+    /// Tells the broker that the message is done with, unless it was told something else before.
+    pub(crate) fn acknowledge(&self) {
+        self.arrival.settle(Disposition::Ack, Some(&self.call));
     }
 }
 
@@ -122,11 +140,11 @@ impl Session {
         let (sender, incoming) = mpsc::unbounded_channel();
         let mut session = Self {
             connection: Arc::new(connection),
+            acks: Arc::new(Acks::new(channel.clone(), done)),
             channel,
             options,
             health,
             prefetch: 1,
-            acks: Arc::new(Acks::new(done)),
             feeds: BTreeMap::new(),
             sender,
             incoming,
@@ -141,7 +159,7 @@ impl Session {
     }
 
     /// Acknowledgements of what came in on this session.
-    pub(crate) fn acks(&self) -> &Acks {
+    pub(crate) fn acks(&self) -> &Arc<Acks> {
         &self.acks
     }
 
@@ -226,7 +244,6 @@ impl Session {
 
     /// Closes the connection, after everything sent before has reached the broker.
     pub(crate) async fn close(self) {
-        self.acks.flush();
         self.acks.sent().await;
         if let Err(error) = answer("close the connection", self.connection.close(200, "done".into())).await {
             warn!(error = %error.describe(), "the connection did not close in good order");
