@@ -266,8 +266,10 @@ impl Publisher {
             }
             self.metrics.events_dropped.inc_by(u64::try_from(dropped).unwrap_or(u64::MAX));
             events.clear();
-            // What happens meanwhile goes out together.
-            sleep(PAUSE).await;
+            // What happens meanwhile goes out together. Where a whole message was full, another is there already.
+            if count < BATCH {
+                sleep(PAUSE).await;
+            }
         }
     }
 }
@@ -283,8 +285,8 @@ async fn publish(channel: &Channel, events: &[Event]) -> bool {
     let (routing_key, body) = if rest.is_empty() {
         (first.kind.routing_key(), first.encode())
     } else {
-        let bodies: Vec<Vec<u8>> = events.iter().map(Event::encode).collect();
-        ("task.multi".to_owned(), [b"[".as_slice(), &bodies.join(&b','), b"]"].concat())
+        let body = serde_json::to_vec(events).expect("an event has string keys only");
+        ("task.multi".to_owned(), body)
     };
     let message = Message {
         headers: Map::from_iter([("hostname".to_owned(), first.hostname.as_str().into())]),
