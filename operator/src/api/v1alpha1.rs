@@ -404,7 +404,7 @@ impl WorkerSpec {
     pub fn template(&self) -> Result<Option<PodTemplateSpec>, String> {
         let Some(written) = &self.template else { return Ok(None) };
         let typed: PodTemplateSpec =
-            serde_json::from_value(written.clone()).map_err(|error| error.to_string())?;
+            serde_path_to_error::deserialize(written).map_err(|error| error.to_string())?;
         let known = serde_json::to_value(&typed).map_err(|error| error.to_string())?;
         match unknown_field("", written, &known) {
             Some(path) => Err(format!("unknown field `{path}`")),

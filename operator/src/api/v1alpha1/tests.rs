@@ -317,6 +317,25 @@ fn template_names_a_field_that_pods_do_not_have() {
     assert_eq!(good.unwrap().unwrap().spec.unwrap().node_selector.unwrap()["disk"], "ssd");
     let typo = template(json!({"spec": {"containers": [{"name": "worker", "imagePulPolicy": "Always"}]}}));
     assert_eq!(typo.unwrap_err(), "unknown field `spec.containers[0].imagePulPolicy`");
-    assert!(template(json!({"spec": {"containers": "worker"}})).unwrap_err().contains("invalid type"));
     assert_eq!(template(serde_json::Value::Null), Ok(None));
+}
+
+#[test]
+fn template_names_the_field_whose_value_is_of_the_wrong_type() {
+    let misfit = |template| {
+        let spec = task_queue(json!({"worker": {"image": "i", "template": template}})).spec;
+        spec.worker.template().unwrap_err()
+    };
+    assert_eq!(
+        misfit(json!({"spec": {"nodeSelector": {"disk": "ssd"}, "terminationGracePeriodSeconds": "x"}})),
+        "spec.terminationGracePeriodSeconds: invalid type: string \"x\", expected i64"
+    );
+    assert_eq!(
+        misfit(json!({"spec": {"containers": [{"name": "worker", "env": [{"name": "A", "value": 1}]}]}})),
+        "spec.containers[0].env[0].value: invalid type: integer `1`, expected a string"
+    );
+    assert_eq!(
+        misfit(json!({"metadata": {"labels": {"a/b": true}}})),
+        "metadata.labels.a/b: invalid type: boolean `true`, expected a string"
+    );
 }
