@@ -2,7 +2,9 @@
 
 use std::cell::Cell;
 
+use super::worker::unknown_field;
 use super::*;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::api::{DeleteParams, PostParams};
 use kube::{Api, Client};
 use serde_json::json;
