@@ -18,7 +18,8 @@
 //!
 //! # Threads
 //! One thread talks to the outside: AMQP, heartbeats, events, remote control, results, HTTP. Tasks have threads of their own, one for
-//! plain functions and one, when there are any, for `async` ones. Whatever a task does, the first thread answers.
+//! plain functions and one, when there are any, for `async` ones. Whatever a task does, the first thread answers. Where nothing is stored or
+//! sent after a task, its thread acknowledges the message by itself.
 //!
 //! # Guarantees
 //! - A message is acknowledged after its result is stored. A worker that dies, or loses its connection, leaves its message
