@@ -51,6 +51,7 @@ pub mod netns;
 pub mod newer_rabbitmq;
 pub mod operator;
 pub mod paths;
+pub mod picture;
 mod process;
 pub mod progress;
 pub mod prometheus;

@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
-use plotters::prelude::*;
+use anyhow::Result;
+use e2e::picture::{self, Line, Panel, TEXT};
+use plotters::style::RGBColor;
 
 use crate::series::Series;
 
@@ -13,59 +14,21 @@ pub(crate) struct Curve {
     pub(crate) samples: Series,
 }
 
-const SIZE: (u32, u32) = (900, 560);
-const TEXT: RGBColor = RGBColor(70, 70, 80);
-
 /// Writes an SVG with the backlog above and the replicas below, on one time axis in seconds.
 pub(crate) fn draw(path: &Path, backlog: &[Curve], replicas: &[Curve]) -> Result<()> {
-    let area = SVGBackend::new(path, SIZE).into_drawing_area();
-    area.fill(&WHITE)?;
-    let (upper, lower) = area.split_vertically(SIZE.1 / 2);
     // The colours are those of the queues' names in both panels: one legend is enough.
-    panel(&upper, "Messages waiting and running", backlog, true).context("draw the backlog")?;
-    panel(&lower, "Worker pods", replicas, false).context("draw the replicas")?;
-    area.present().with_context(|| format!("write {}", path.display()))
+    let upper = panel("Messages waiting and running", backlog, true);
+    picture::draw(path, upper, panel("Worker pods", replicas, false))
 }
 
-fn panel(
-    area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>,
-    title: &str,
-    curves: &[Curve],
-    with_legend: bool,
-) -> Result<()> {
-    let seconds = curves.iter().flat_map(|c| c.samples.last()).map(|s| s.0).fold(1.0, f64::max);
-    let top = curves.iter().flat_map(|c| &c.samples).map(|s| s.1).fold(1.0, f64::max) * 1.08;
-    let mut chart = ChartBuilder::on(area)
-        .caption(title, ("sans-serif", 18).into_font().color(&TEXT))
-        .margin(12)
-        .x_label_area_size(30)
-        .y_label_area_size(52)
-        .build_cartesian_2d(0.0..seconds, 0.0..top)?;
-    chart
-        .configure_mesh()
-        .light_line_style(WHITE)
-        .bold_line_style(RGBColor(232, 232, 236))
-        .axis_style(TEXT)
-        .x_desc("seconds")
-        .x_label_formatter(&|v| format!("{v:.0}"))
-        .y_label_formatter(&|v| format!("{v:.0}"))
-        .draw()?;
-    for curve in curves {
-        let color = color(&curve.queue);
-        chart
-            .draw_series(LineSeries::new(steps(&curve.samples), color.stroke_width(2)))?
-            .label(&curve.queue)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], color.stroke_width(3)));
-    }
-    if with_legend {
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::UpperRight)
-            .background_style(WHITE.mix(0.8))
-            .label_font(("sans-serif", 14).into_font().color(&TEXT))
-            .draw()?;
-    }
-    Ok(())
+fn panel<'a>(title: &'a str, curves: &'a [Curve], has_legend: bool) -> Panel<'a> {
+    let line = |curve: &'a Curve| Line {
+        name: &curve.queue,
+        color: color(&curve.queue),
+        points: steps(&curve.samples),
+    };
+    let end = curves.iter().flat_map(|c| c.samples.last()).map(|s| s.0).fold(1.0, f64::max);
+    Panel { title, time: "seconds", end, lines: curves.iter().map(line).collect(), has_legend }
 }
 
 /// A sample holds until the next one: counts jump, they do not slide.

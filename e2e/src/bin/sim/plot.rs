@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use plotters::coord::Shift;
+use e2e::picture::{self, GRID, Line, Panel, SIZE, TEXT, legend};
 use plotters::prelude::*;
 
 use crate::engine::Sample;
@@ -25,63 +25,23 @@ pub(crate) struct Price {
 pub(crate) const SOLOIST: RGBColor = RGBColor(52, 101, 196);
 pub(crate) const KEDA: RGBColor = RGBColor(204, 61, 61);
 pub(crate) const TUNED: RGBColor = RGBColor(222, 140, 40);
-const TEXT: RGBColor = RGBColor(70, 70, 80);
-const GRID: RGBColor = RGBColor(232, 232, 236);
-const SIZE: (u32, u32) = (900, 560);
-
-type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
 /// Workers above, the wait of the oldest message below, from `from` to `to` in seconds.
-pub(crate) fn timeline(path: &Path, (from, to): (f64, f64), curves: &[Curve<'_>]) -> Result<()> {
-    let area = SVGBackend::new(path, SIZE).into_drawing_area();
-    area.fill(&WHITE)?;
-    let (upper, lower) = area.split_vertically(SIZE.1 / 2);
-    panel(&upper, "Worker pods", (from, to), curves, |sample| f64::from(sample.pods))?;
-    panel(&lower, "Wait of the oldest message, seconds", (from, to), curves, |sample| sample.oldest_wait)?;
-    area.present().with_context(|| format!("write {}", path.display()))
-}
-
-fn panel(
-    area: &Area<'_>,
-    title: &str,
-    (from, to): (f64, f64),
-    curves: &[Curve<'_>],
-    value: impl Fn(&Sample) -> f64,
-) -> Result<()> {
-    let points = |curve: &Curve<'_>| {
-        let within = curve.samples.iter().filter(|sample| (from..=to).contains(&sample.at));
-        within.map(|sample| ((sample.at - from) / 60.0, value(sample))).collect::<Vec<_>>()
+pub(crate) fn timeline<'a>(path: &Path, (from, to): (f64, f64), curves: &[Curve<'a>]) -> Result<()> {
+    let panel = |title, value: fn(&Sample) -> f64| {
+        let line = |curve: &Curve<'a>| -> Line<'a> {
+            let within = curve.samples.iter().filter(|sample| (from..=to).contains(&sample.at));
+            let points: Vec<_> = within.map(|sample| ((sample.at - from) / 60.0, value(sample))).collect();
+            Line { name: curve.name, color: curve.color, points: corners(&points) }
+        };
+        let lines = curves.iter().map(line).collect();
+        Panel { title, time: "minutes", end: (to - from) / 60.0, lines, has_legend: true }
     };
-    let top = curves.iter().flat_map(&points).map(|(_, value)| value).fold(1.0, f64::max) * 1.08;
-    let mut chart = ChartBuilder::on(area)
-        .caption(title, ("sans-serif", 18).into_font().color(&TEXT))
-        .margin(12)
-        .x_label_area_size(30)
-        .y_label_area_size(52)
-        .build_cartesian_2d(0.0..(to - from) / 60.0, 0.0..top)?;
-    chart
-        .configure_mesh()
-        .light_line_style(WHITE)
-        .bold_line_style(GRID)
-        .axis_style(TEXT)
-        .x_desc("minutes")
-        .x_label_formatter(&|v| format!("{v:.0}"))
-        .y_label_formatter(&|v| format!("{v:.0}"))
-        .draw()?;
-    for curve in curves {
-        let color = curve.color;
-        chart
-            .draw_series(LineSeries::new(corners(&points(curve)), color.stroke_width(2)))?
-            .label(curve.name)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], color.stroke_width(3)));
-    }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::UpperRight)
-        .background_style(WHITE.mix(0.8))
-        .label_font(("sans-serif", 14).into_font().color(&TEXT))
-        .draw()?;
-    Ok(())
+    picture::draw(
+        path,
+        panel("Worker pods", |sample| f64::from(sample.pods)),
+        panel("Wait of the oldest message, seconds", |sample| sample.oldest_wait),
+    )
 }
 
 /// Leaves out the points of a curve that lie on the line between their neighbours.
@@ -133,12 +93,7 @@ pub(crate) fn prices(path: &Path, sets: &[(&str, RGBColor, Vec<Price>)]) -> Resu
             EmptyElement::at(shown(price)) + Text::new(price.setting.to_string(), (7, -15), label.clone())
         }))?;
     }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::UpperRight)
-        .background_style(WHITE.mix(0.8))
-        .label_font(("sans-serif", 14).into_font().color(&TEXT))
-        .draw()?;
+    legend(&mut chart)?;
     area.present().with_context(|| format!("write {}", path.display()))
 }
 
