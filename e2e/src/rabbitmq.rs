@@ -134,8 +134,7 @@ impl Rabbit {
 
     fn process(&self) -> Result<Option<Process>> {
         self.namespace()?;
-        let state = State::load()?.ok_or_else(|| anyhow!("no cluster is up"))?;
-        Ok(state.processes.get(NAME).filter(|process| process.is_alive()).cloned())
+        State::running(NAME)
     }
 
     /// Starts the daemon that Erlang programs find one another by. RabbitMQ would start one too, but on its own terms.

@@ -61,8 +61,7 @@ impl Redis {
 
     fn process(&self) -> Result<Option<Process>> {
         self.namespace()?;
-        let state = State::load()?.ok_or_else(|| anyhow!("no cluster is up"))?;
-        Ok(state.processes.get(NAME).filter(|process| process.is_alive()).cloned())
+        State::running(NAME)
     }
 
     pub(crate) fn launch(&self) -> Result<()> {

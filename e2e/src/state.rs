@@ -58,6 +58,15 @@ impl State {
         })
     }
 
+    /// The process of a program, if it runs.
+    ///
+    /// # Errors
+    /// If no cluster is up.
+    pub(crate) fn running(name: &str) -> Result<Option<Process>> {
+        let state = Self::load()?.context("no cluster is up")?;
+        Ok(state.processes.get(name).filter(|process| process.is_alive()).cloned())
+    }
+
     /// Names of the programs that should run and don't.
     pub(crate) fn dead(&self) -> Vec<&str> {
         let dead = self.processes.iter().filter(|(_, process)| !process.is_alive());
