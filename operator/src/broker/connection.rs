@@ -158,10 +158,25 @@ fn connect_problem(address: &BrokerAddress, error: &ConnectError) -> Problem {
         ),
         _ => {
             let cause = source.source().map_or_else(|| source.to_string(), ToString::to_string);
-            (Reason::BrokerUnreachable, format!("connect to {address}: {cause}"))
+            let hint = hint(&cause).map(|hint| format!(" ({hint})")).unwrap_or_default();
+            (Reason::BrokerUnreachable, format!("connect to {address}: {cause}{hint}"))
         }
     };
     Problem { reason, message: text }
+}
+
+/// What a cause means whose own words don't say it.
+fn hint(cause: &str) -> Option<&'static str> {
+    let has = |words| cause.contains(words);
+    if has("failed to lookup") {
+        Some("the name can't be resolved from the operator's pod")
+    } else if has("InvalidContentType") {
+        Some("that port doesn't speak TLS: 5671 usually does")
+    } else if has("UnknownIssuer") {
+        Some("the Secret's key ca.crt needs the authority that signed the broker's certificate")
+    } else {
+        None
+    }
 }
 
 fn retry_after(reason: Reason, attempt: u32) -> Duration {
@@ -176,6 +191,14 @@ fn retry_after(reason: Reason, attempt: u32) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn causes_are_told_in_words_that_help() {
+        assert!(hint("failed to lookup address information: Try again").is_some());
+        assert!(hint("received corrupt message of type InvalidContentType").is_some());
+        assert!(hint("invalid peer certificate: UnknownIssuer").is_some());
+        assert_eq!(hint("Connection refused (os error 111)"), None);
+    }
 
     #[test]
     fn waits_grow_to_a_limit() {

@@ -130,21 +130,7 @@ impl Management {
         let text = response.text().await.map_err(unreachable)?;
         match status {
             StatusCode::NOT_FOUND => Ok(None),
-            // A user without a management tag is refused like one with a wrong password, only with another reason.
-            StatusCode::UNAUTHORIZED
-                if text.contains("Not_Authorized") || text.contains("not_authorized") =>
-            {
-                let reason = serde_json::from_str::<Value>(&text).ok();
-                let reason = reason
-                    .and_then(|answer| answer["reason"].as_str().map(str::to_owned))
-                    .unwrap_or_default();
-                if reason.to_lowercase().contains("management") {
-                    Err(ManagementError::Forbidden(reason))
-                } else {
-                    Err(ManagementError::Unauthorized)
-                }
-            }
-            StatusCode::UNAUTHORIZED => Err(ManagementError::Unauthorized),
+            StatusCode::UNAUTHORIZED => Err(unauthorized(&text)),
             StatusCode::FORBIDDEN => Err(ManagementError::Forbidden(shortened(&text))),
             status if status.is_success() && text.is_empty() => Ok(None),
             status if status.is_success() => serde_json::from_str(&text)
@@ -152,6 +138,17 @@ impl Management {
                 .map_err(|_| ManagementError::Unexpected("something else than JSON".to_owned())),
             status => Err(ManagementError::Unexpected(format!("{}: {}", status.as_u16(), shortened(&text)))),
         }
+    }
+}
+
+/// A user without a management tag is refused like one with a wrong password, only with another reason.
+fn unauthorized(text: &str) -> ManagementError {
+    let answer = serde_json::from_str::<Value>(text).unwrap_or_default();
+    match answer["reason"].as_str() {
+        Some(reason) if reason.to_lowercase().contains("management") => {
+            ManagementError::Forbidden(reason.to_owned())
+        }
+        _ => ManagementError::Unauthorized,
     }
 }
 
@@ -183,6 +180,15 @@ fn percent_encode(segment: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_user_without_a_tag_is_told_from_one_with_a_wrong_password() {
+        // As RabbitMQ 3.10 says both.
+        let no_tag = unauthorized(r#"{"error":"not_authorised","reason":"Not management user"}"#);
+        assert!(no_tag.to_string().contains("`policymaker`"), "{no_tag}");
+        let wrong = unauthorized(r#"{"error":"not_authorized","reason":"Login failed"}"#);
+        assert!(matches!(wrong, ManagementError::Unauthorized), "{wrong}");
+    }
 
     #[test]
     fn path_segments_are_encoded() {

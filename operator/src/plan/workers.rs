@@ -18,6 +18,10 @@ use super::status::{Problem, Workers};
 /// A worker that runs but isn't ready counts as starting for this long. One that reaches its broker needs a few seconds.
 const STARTING_AT_MOST: Duration = Duration::from_secs(60);
 
+/// Longest message of a container that is repeated, in characters: a registry's, with the image's name in it thrice and the cause at its
+/// end, has 400.
+const SAID_AT_MOST: usize = 600;
+
 /// A worker pod, as far as the operator looks at it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkerPod {
@@ -53,7 +57,7 @@ pub struct WorkerPod {
     pub came_up: bool,
     /// How long ago it was made.
     pub age: Duration,
-    /// Since when its worker runs without being ready.
+    /// Since when its worker runs without being ready, or waits for volumes and network to be made first.
     pub not_ready_since: Option<Timestamp>,
     /// Whether it is about to go.
     pub terminating: bool,
@@ -88,7 +92,9 @@ impl WorkerPod {
                 reason: Reason::Unschedulable,
                 message: scheduled.message.clone().unwrap_or_else(|| "no node has room".to_owned()),
             }),
-            None => containers.into_iter().find_map(container_problem),
+            None => {
+                containers.into_iter().find_map(|container| container_problem(&pod.name_any(), container))
+            }
         };
         let ready = condition("Ready");
         let runs_since = worker
@@ -112,6 +118,10 @@ impl WorkerPod {
                 && state(&worker.state).waiting.is_some()
                 && state(&worker.last_state) == ContainerState::default()
         });
+        // False until volumes and network are there, and only then images are pulled, which may take its time.
+        let unmade_since = condition("PodReadyToStartContainers")
+            .filter(|prepared| prepared.status == "False" && never_ran && is_scheduled)
+            .and_then(|prepared| Some(prepared.last_transition_time.as_ref()?.0));
         let since = |annotation: &str| pod.annotations().get(annotation)?.parse().ok();
         Some(Self {
             name: pod.name_any(),
@@ -136,7 +146,8 @@ impl WorkerPod {
             age: Duration::ZERO,
             not_ready_since: runs_since
                 .filter(|_| !ready)
-                .map(|started| changed.unwrap_or(started).max(started)),
+                .map(|started| changed.unwrap_or(started).max(started))
+                .or(unmade_since),
             terminating: pod.metadata.deletion_timestamp.is_some(),
             problem,
         })
@@ -177,10 +188,9 @@ fn queues(pod: &Pod) -> Vec<String> {
     names.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect()
 }
 
-fn container_problem(container: &ContainerStatus) -> Option<Problem> {
+fn container_problem(pod: &str, container: &ContainerStatus) -> Option<Problem> {
     let waiting = container.state.as_ref()?.waiting.as_ref()?;
-    let said = waiting.message.as_deref().unwrap_or_default();
-    let said: String = said.chars().take(300).collect();
+    let said = shortened(waiting.message.as_deref().unwrap_or_default());
     let name = &container.name;
     let (reason, message) = match waiting.reason.as_deref()? {
         "ErrImagePull"
@@ -196,7 +206,7 @@ fn container_problem(container: &ContainerStatus) -> Option<Problem> {
             (Reason::ContainerNotCreated, format!("container `{name}` can't be created: {said}"))
         }
         "CrashLoopBackOff" => {
-            let last = last_end(container).unwrap_or_default();
+            let last = last_end(pod, container).unwrap_or_default();
             (Reason::CrashLooping, format!("container `{name}` stops again and again{last}"))
         }
         _ => return None,
@@ -204,10 +214,23 @@ fn container_problem(container: &ContainerStatus) -> Option<Problem> {
     Some(Problem { reason, message })
 }
 
-fn last_end(container: &ContainerStatus) -> Option<String> {
+fn last_end(pod: &str, container: &ContainerStatus) -> Option<String> {
     let Some(ContainerState { terminated: Some(end), .. }) = &container.last_state else { return None };
     let reason = end.reason.as_deref().unwrap_or("unknown reason");
-    Some(format!(": exit code {}, {reason}", end.exit_code))
+    let more = match (reason, &end.message) {
+        // The container runtime's words, as there is no log; those of the program itself may have secrets.
+        ("StartError" | "ContainerCannotRun", Some(said)) => format!(": {}", shortened(said)),
+        _ => format!("; `kubectl logs {pod} --previous` says why"),
+    };
+    Some(format!(": exit code {}, {reason}{more}", end.exit_code))
+}
+
+/// A message in a length that people read. Its end goes, and what it began with stays.
+fn shortened(said: &str) -> String {
+    match said.char_indices().nth(SAID_AT_MOST) {
+        Some((end, _)) => format!("{}…", &said[..end]),
+        None => said.to_owned(),
+    }
 }
 
 /// What runs on the pods, given what their workers said lately.
@@ -275,12 +298,25 @@ fn readiness_problem(pod: &WorkerPod, now: Timestamp) -> Option<Problem> {
         return None;
     }
     let name = pod.node.split_once('@').map_or(pod.node.as_str(), |(_, name)| name);
-    let message = format!(
-        "worker `{name}` has been running for over {} seconds without being ready: `kubectl logs {name}` and its /readyz \
-         (port 8080) say what it waits for",
-        STARTING_AT_MOST.as_secs()
-    );
-    Some(Problem { reason: Reason::WorkersNotReady, message })
+    let seconds = STARTING_AT_MOST.as_secs();
+    let (reason, message) = if pod.never_ran {
+        (
+            Reason::ContainerNotCreated,
+            format!(
+                "worker `{name}` has a node for over {seconds} seconds, and its volumes or network can't be made there: a Secret or \
+                 ConfigMap that it mounts may be missing. The events say which: `kubectl describe pod {name}`"
+            ),
+        )
+    } else {
+        (
+            Reason::WorkersNotReady,
+            format!(
+                "worker `{name}` has been running for over {seconds} seconds without being ready: `kubectl logs {name}` and its /readyz \
+                 (port 8080) say what it waits for"
+            ),
+        )
+    };
+    Some(Problem { reason, message })
 }
 
 fn creation_problem(deployment: &Deployment) -> Option<Problem> {
@@ -363,6 +399,43 @@ mod tests {
         assert!(!hangs(1, creating(), json!({}), STARTING_AT_MOST));
         assert!(!hangs(0, creating(), json!({"terminated": {"exitCode": 1}}), STARTING_AT_MOST));
         assert!(!hangs(0, json!({"running": {}}), json!({}), STARTING_AT_MOST));
+    }
+
+    #[test]
+    fn a_pod_whose_volumes_cannot_be_made_is_a_problem_after_a_minute() {
+        let problem = |prepared: &str| {
+            let pod: Pod = serde_json::from_value(json!({
+                "metadata": {"name": "a"},
+                "spec": {"nodeName": "n", "containers": []},
+                "status": {
+                    "phase": "Pending",
+                    "conditions": [{"type": "PodReadyToStartContainers", "status": prepared, "lastTransitionTime": "1970-01-01T00:01:40Z"}],
+                    "containerStatuses": [{"name": "worker", "image": "i", "imageID": "", "ready": false, "restartCount": 0,
+                        "state": {"waiting": {"reason": "ContainerCreating"}}}],
+                },
+            }))
+            .unwrap();
+            let pod = WorkerPod::new(&pod).unwrap();
+            (problem_at(&pod, 159), problem_at(&pod, 160))
+        };
+        assert_eq!(problem("False"), (None, Some(Reason::ContainerNotCreated)));
+        assert_eq!(problem("True"), (None, None), "its image may be large");
+    }
+
+    #[test]
+    fn what_kept_a_container_from_starting_is_repeated_and_what_a_program_said_is_not() {
+        let ended = |reason: &str, message: &str| {
+            let status = json!({"phase": "Running", "containerStatuses": [{
+                "name": "worker", "image": "i", "imageID": "", "ready": false, "restartCount": 3,
+                "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+                "lastState": {"terminated": {"exitCode": 1, "reason": reason, "message": message}},
+            }]});
+            WorkerPod::new(&pod("a", status)).unwrap().problem.unwrap().message
+        };
+        assert!(ended("StartError", "exec: no such file").ends_with("StartError: exec: no such file"));
+        let crashed = ended("Error", "a password");
+        assert!(crashed.contains("kubectl logs a --previous") && !crashed.contains("password"), "{crashed}");
+        assert_eq!(shortened(&"é".repeat(SAID_AT_MOST + 1)), "é".repeat(SAID_AT_MOST) + "…");
     }
 
     #[test]
