@@ -194,7 +194,12 @@ pub(crate) async fn run(cluster: &Cluster, scope: Scope<'_>, output: Output) -> 
     let report = diagnose(&gather::snapshot(cluster, scope).await?);
     match output.format {
         Format::Json => json(&report)?,
-        Format::Text => line(&text(&report))?,
+        Format::Text => {
+            line(&text(&report))?;
+            if let (0, Scope::Namespace(namespace)) = (report.task_queues, scope) {
+                line(&format!("namespace {namespace} has no TaskQueue; those of all namespaces: -A"))?;
+            }
+        }
     }
     Ok(ExitCode::from(match (report.problems(), report.unknown.len()) {
         (0, 0) => 0,

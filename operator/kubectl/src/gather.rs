@@ -12,7 +12,7 @@ use k8s_openapi::api::admissionregistration::v1::{
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Pod, Secret, Service};
+use k8s_openapi::api::core::v1::{Event, Pod, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{ApiResource, DynamicObject, ListParams, PostParams};
@@ -20,7 +20,9 @@ use kube::{Api, Client, CustomResourceExt as _, Resource};
 use serde::de::DeserializeOwned;
 use soloist_operator::api::v1alpha1::TaskQueue;
 use soloist_operator::permissions::{OWN_PERMISSIONS, PERMISSIONS, attributes};
+use soloist_operator::plan::drain::Stage;
 use soloist_operator::plan::metadata::{SCALE_IN_POLICY, TASK_QUEUE_LABEL};
+use soloist_operator::plan::workers::WorkerPod;
 use soloist_terminal::{Failure, told};
 
 use crate::cluster::Cluster;
@@ -29,6 +31,7 @@ use crate::snapshot::{
     Address, Fence, Operator, Purpose, SecretFacts, Seen, ServiceFacts, Snapshot, Subject, Surroundings,
     Unread, service_of,
 };
+use crate::status::{happened, waits_for};
 
 /// Questions under way at a time: as many as an API server gladly takes from one client.
 const CONCURRENCY: usize = 16;
@@ -224,8 +227,8 @@ async fn surroundings(
     operators: &Seen<Vec<Operator>>,
 ) -> Surroundings {
     let (pods, deployments) = (pods(client, namespace), deployments(client, namespace));
-    let (pods, deployments, network_policies) =
-        tokio::join!(pods, deployments, network_policies(client, namespace));
+    let (pods, deployments, network_policies, warnings) =
+        tokio::join!(pods, deployments, network_policies(client, namespace), warnings(client, namespace));
     let named: BTreeSet<(Purpose, String)> =
         task_queues.iter().flat_map(|subject| subject.secrets()).collect();
     let secrets = join_all(named.into_iter().map(|(purpose, name)| async move {
@@ -243,6 +246,8 @@ async fn surroundings(
         Some(async move { (host, service(client, &name, &of).await) })
     }));
     Surroundings {
+        waiting_for: waiting_for(client, namespace, pods.as_deref().unwrap_or_default()).await,
+        warnings,
         deployments,
         pods,
         network_policies,
@@ -256,6 +261,26 @@ pub(crate) async fn pods(client: &Client, namespace: &str) -> Seen<Vec<Pod>> {
     let list = ListParams::default().labels(TASK_QUEUE_LABEL);
     let found = api::<Pod>(client, namespace).list(&list).await;
     seen(&format!("the worker pods of namespace {namespace}"), found.map(|found| found.items))
+}
+
+/// What the workers that run and aren't ready say they wait for.
+async fn waiting_for(client: &Client, namespace: &str, pods: &[Pod]) -> BTreeMap<String, String> {
+    let unready =
+        pods.iter().filter_map(WorkerPod::new).filter(|pod| !pod.ready && pod.stage == Stage::Running);
+    let asked =
+        unready.map(|pod| async move { Some((waits_for(client, namespace, &pod.name).await?, pod.name)) });
+    let said: Vec<_> = stream::iter(asked).buffered(CONCURRENCY).collect().await;
+    said.into_iter().flatten().map(|(said, pod)| (pod, said)).collect()
+}
+
+/// The last warning about each pod of a namespace.
+async fn warnings(client: &Client, namespace: &str) -> BTreeMap<String, String> {
+    let list = ListParams::default().fields("type=Warning,involvedObject.kind=Pod");
+    let mut events =
+        api::<Event>(client, namespace).list(&list).await.map(|found| found.items).unwrap_or_default();
+    events.sort_by_key(happened);
+    let of_pod = |event: Event| Some((event.involved_object.name?, event.message?));
+    events.into_iter().filter_map(of_pod).collect()
 }
 
 async fn deployments(client: &Client, namespace: &str) -> Seen<Vec<Deployment>> {

@@ -49,14 +49,16 @@ pub(crate) async fn resume(cluster: &Cluster, name: &str) -> Result<(), Failure>
     )
     .await?;
     let seen = until_seen(cluster, name, &patched).await?;
+    if let Some(why) = needs_no_pause(&patched) {
+        return line(&format!(
+            "{name} isn't paused, but {why}; what would change that: kubectl soloist why {name} -n {}",
+            cluster.namespace
+        ));
+    }
     let decision = seen.status.and_then(|status| status.decision);
     let says = decision
         .map_or_else(|| "the operator has decided nothing yet".to_owned(), |decision| decision.message);
-    line(&format!("{name} follows its backlog again: {says}"))?;
-    match needs_no_pause(&patched) {
-        Some(why) => line(&format!("but {why}")),
-        None => Ok(()),
-    }
+    line(&format!("{name} follows its backlog again: {says}"))
 }
 
 /// Why the number doesn't move anyway.

@@ -95,6 +95,15 @@ impl Operator {
         self.deployment.labels().get("app.kubernetes.io/version").map(String::as_str)
     }
 
+    /// The command that upgrades its release of the chart with these flags.
+    pub(crate) fn upgrade(&self, flags: &str) -> String {
+        // Helm notes it on what it installs.
+        let release = self.deployment.annotations().get("meta.helm.sh/release-name");
+        let release = release.map_or("RELEASE", String::as_str);
+        let command = format!("helm upgrade {release} charts/soloist -n {} --reuse-values", self.namespace());
+        if flags.is_empty() { command } else { format!("{command} {flags}") }
+    }
+
     /// Its service account.
     pub(crate) fn account(&self) -> String {
         let template = self.deployment.spec.as_ref().and_then(|spec| spec.template.spec.as_ref());
@@ -205,6 +214,10 @@ pub(crate) struct Surroundings {
     pub(crate) deployments: Seen<Vec<Deployment>>,
     /// Pods of workers.
     pub(crate) pods: Seen<Vec<Pod>>,
+    /// What workers that aren't ready say they wait for, and what was said last in a warning about a pod, by pod. Evidence: where they may not
+    /// be asked, there is none.
+    pub(crate) waiting_for: BTreeMap<String, String>,
+    pub(crate) warnings: BTreeMap<String, String>,
     pub(crate) network_policies: Seen<Vec<NetworkPolicy>>,
     /// Secrets that TaskQueues name.
     pub(crate) secrets: BTreeMap<(Purpose, String), SecretFacts>,
@@ -245,8 +258,20 @@ pub(crate) struct Address {
     pub(crate) port: u16,
     pub(crate) user: String,
     pub(crate) vhost: String,
-    /// The key of its Secret that has all of it; none if it is in several.
-    pub(crate) uri_key: Option<String>,
+    /// How its Secret says it.
+    pub(crate) form: Form,
+}
+
+/// How a Secret says where the broker is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// The Secret was not read.
+    #[default]
+    Unknown,
+    /// In a key for each part.
+    Parts,
+    /// In one, of this name.
+    Uri(String),
 }
 
 impl Address {
@@ -260,13 +285,20 @@ impl Address {
                     *key != "managementUri" && data[*key].0.windows(3).any(|part| part == b"://")
                 };
                 let uri_key = data.keys().find(is_uri).filter(|_| !data.contains_key("host")).cloned();
-                Ok(Self { uri_key, ..Self::from(address) })
+                Ok(Self { form: uri_key.map_or(Form::Parts, Form::Uri), ..Self::from(address) })
             }
             Purpose::Results => {
                 let store = ResultStoreAddress::from_fields(fields).map_err(|error| error.to_string())?;
                 Ok(Self { shown: store.to_string(), ..Self::default() })
             }
         }
+    }
+
+    /// It as a URI, with a placeholder for the password.
+    pub(crate) fn uri(&self, host: &str) -> String {
+        let scheme = self.shown.split_once("://").map_or("amqp", |(scheme, _)| scheme);
+        let vhost = if self.vhost == "/" { "" } else { &self.vhost };
+        format!("{scheme}://{}:PASSWORD@{host}/{vhost}", self.user)
     }
 
     /// The broker that a status names.
@@ -279,7 +311,7 @@ impl From<BrokerAddress> for Address {
     fn from(address: BrokerAddress) -> Self {
         let shown = address.to_string();
         let BrokerAddress { host, port, username: user, vhost, .. } = address;
-        Self { shown, host, port, user, vhost, uri_key: None }
+        Self { shown, host, port, user, vhost, form: Form::Unknown }
     }
 }
 

@@ -6,6 +6,7 @@ use futures_util::stream::{self, StreamExt as _};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Event, Pod};
 use kube::api::ListParams;
+use kube::client::Body;
 use kube::{Api, Client, ResourceExt as _};
 use serde_json::{Value, json};
 use soloist_operator::api::v1alpha1::{QueueType, TaskQueue, TaskQueueStatus};
@@ -377,7 +378,7 @@ fn spec_facts(task_queue: &TaskQueue) -> Vec<(&'static str, String)> {
     vec![("Image", spec.worker.image.clone()), ("Queues", queues.join(", ")), ("Scaling", bounds)]
 }
 
-fn happened(event: &Event) -> Option<Timestamp> {
+pub(crate) fn happened(event: &Event) -> Option<Timestamp> {
     let series =
         event.series.as_ref().and_then(|series| series.last_observed_time.as_ref().map(|time| time.0));
     let last = event.last_timestamp.as_ref().map(|time| time.0);
@@ -425,6 +426,21 @@ pub(crate) fn worker_state(worker: &WorkerPod, busy: Option<bool>) -> String {
         Stage::Starting | Stage::Stuck => "starting".to_owned(),
         Stage::Running => does.to_owned(),
     }
+}
+
+/// What a worker that isn't ready waits for; none if it is, doesn't say, or may not be asked.
+pub(crate) async fn waits_for(client: &Client, namespace: &str, pod: &str) -> Option<String> {
+    let path = format!("/api/v1/namespaces/{namespace}/pods/{pod}:8080/proxy/readyz");
+    let request = http::Request::get(path).body(Body::empty()).ok()?;
+    let answer = tokio::time::timeout(WORKER_ANSWERS, client.send(request)).await.ok()?.ok()?;
+    // What the API server itself says, for want of an answer, is JSON.
+    let is_text = |kind: &http::HeaderValue| kind.as_bytes().starts_with(b"text/plain");
+    let is_its_own = answer.headers().get(http::header::CONTENT_TYPE).is_some_and(is_text);
+    if answer.status() != http::StatusCode::SERVICE_UNAVAILABLE || !is_its_own {
+        return None;
+    }
+    let said = answer.into_body().collect_bytes().await.ok()?;
+    Some(String::from_utf8_lossy(&said).trim().to_owned()).filter(|said| !said.is_empty())
 }
 
 /// Whether a worker runs a task, by its own metrics; none if it doesn't say, or may not be asked.

@@ -5,7 +5,7 @@ use soloist_operator::plan::reason::Reason;
 
 use super::task_queue::{Patient, stated};
 use super::{Cause, Finding, Level, Report};
-use crate::snapshot::Address;
+use crate::snapshot::{Address, Form, service_of};
 
 /// Where no address is known.
 const SOMEWHERE: &str = "the broker";
@@ -24,7 +24,11 @@ pub(super) fn unreachable(
     let vhost = address.map_or("VHOST", |address| address.vhost.as_str());
     let said = condition.message.to_lowercase();
     let cause = match reason {
-        Reason::BrokerUnreachable => network_cause(&said),
+        Reason::BrokerUnreachable => match network_cause(&said) {
+            // What a Service does with a port that it doesn't have is the network's own affair.
+            Cause::BrokerSilent if lacks_port(patient, address) => Cause::BrokerRefused,
+            cause => cause,
+        },
         reason => Cause::Condition(reason),
     };
     let what = match cause {
@@ -50,9 +54,13 @@ pub(super) fn unreachable(
         Cause::BrokerSilent => finding
             .remedy(format!("is RabbitMQ up, and does a firewall let the operator's pods to `{host}`?"))
             .remedy(format!("kubectl get networkpolicies -n {namespace}; kubectl get networkpolicies -n {}", patient.operator_namespace())),
+        // It answers, and not in TLS.
+        Cause::BrokerTls if said.contains("corrupt message") => finding
+            .remedy("5671 is the usual port with TLS (amqps://), 5672 the one without (amqp://)")
+            .remedy(change_address(patient, address)),
         Cause::BrokerTls => finding
-            .remedy(format!("an authority of your own goes into the key ca.crt of the Secret: kubectl edit secret {secret} -n {namespace}"))
-            .remedy("5671 is the usual port with TLS (amqps://), 5672 the one without (amqp://)"),
+            .remedy(format!("put the authority that signed the broker's certificate, as the file ca.crt, into the Secret: kubectl patch secret {secret} -n {namespace} --type=merge -p \"{{\\\"data\\\":{{\\\"ca.crt\\\":\\\"$(base64 -w0 ca.crt)\\\"}}}}\""))
+            .remedy("the certificate must have the name that the Secret gives the broker"),
         Cause::Condition(Reason::AuthFailed) => finding
             .remedy(change_password(patient, address))
             .remedy(format!("which password is right says, on the broker: rabbitmqctl authenticate_user {user} PASSWORD")),
@@ -67,8 +75,8 @@ pub(super) fn unreachable(
 /// The command that corrects where the broker is, in the way that its Secret has it.
 fn change_address(patient: &Patient<'_>, address: Option<&Address>) -> String {
     match address {
-        Some(Address { uri_key: Some(key), user, vhost, .. }) => {
-            patient.change_secret(key, &format!("amqp://{user}:PASSWORD@HOST:PORT/{vhost}"))
+        Some(address @ Address { form: Form::Uri(key), .. }) => {
+            patient.change_secret(key, &address.uri("HOST:PORT"))
         }
         _ => format!("kubectl edit secret {} -n {}", patient.secret, patient.namespace),
     }
@@ -77,11 +85,23 @@ fn change_address(patient: &Patient<'_>, address: Option<&Address>) -> String {
 /// The command that corrects the password, in the way that the broker's Secret has it.
 fn change_password(patient: &Patient<'_>, address: Option<&Address>) -> String {
     match address {
-        Some(Address { uri_key: Some(key), user, host, port, vhost, .. }) => {
-            patient.change_secret(key, &format!("amqp://{user}:PASSWORD@{host}:{port}/{vhost}"))
+        Some(address @ Address { form: Form::Uri(key), host, port, .. }) => {
+            patient.change_secret(key, &address.uri(&format!("{host}:{port}")))
         }
-        _ => patient.change_secret("password", "PASSWORD"),
+        Some(Address { form: Form::Parts, .. }) => patient.change_secret("password", "PASSWORD"),
+        _ => format!(
+            "correct the password, in the URI or in a key of its own: kubectl edit secret {} -n {}",
+            patient.secret, patient.namespace
+        ),
     }
+}
+
+/// Whether the broker's name is of a Service that doesn't have its port.
+fn lacks_port(patient: &Patient<'_>, address: Option<&Address>) -> bool {
+    let service = |address: &Address| {
+        Some((patient.around.services.get(&address.host)?.as_ref().ok()?.as_ref()?, address.port))
+    };
+    address.and_then(service).is_some_and(|(service, port)| !service.ports.contains(&port))
 }
 
 /// What keeps a connection from being made, by the words of the operating system and of the TLS library.
@@ -104,16 +124,17 @@ fn network_cause(said: &str) -> Cause {
 fn service(patient: &Patient<'_>, address: Option<&Address>, finding: Finding) -> Finding {
     let Some(address) = address else { return finding };
     let (host, namespace) = (&address.host, patient.namespace);
+    let Some((name, of)) = service_of(host, namespace) else { return finding };
     let service = match patient.around.services.get(host) {
         Some(Ok(service)) => service,
         Some(Err(_)) | None => return finding,
     };
     let Some(service) = service else {
-        return finding.seen(format!("there is no Service `{host}`, seen from namespace {namespace}"));
+        return finding.seen(format!("there is no Service {name} in namespace {of}"));
     };
     let finding = match service.ready {
         Some(0) => finding.seen(format!("the Service `{host}` has no pod that is ready")).remedy(format!(
-            "kubectl get endpointslices -n {namespace} -l kubernetes.io/service-name={host}"
+            "why it has none say the pods that it selects: kubectl describe service {name} -n {of}"
         )),
         _ => finding,
     };

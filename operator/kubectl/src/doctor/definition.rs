@@ -15,9 +15,16 @@ const OBJECT: &str = "the definition of TaskQueues";
 /// The version of the API that the operator serves.
 const VERSION: &str = "v1alpha1";
 
-/// What brings the definition to the operator's version.
-const UPGRADE: &str = "helm upgrade RELEASE charts/soloist -n NAMESPACE --reuse-values   (it brings operator and definition to one version)";
+/// What brings the definition to this program's version, without Helm.
 const APPLY: &str = "or, without helm: kubectl apply --server-side -f manifests/crd.yaml";
+
+/// What brings operator and definition to one version.
+fn upgrade(operators: &[Operator]) -> String {
+    match operators.first() {
+        Some(operator) => operator.upgrade(""),
+        None => "helm upgrade --install soloist charts/soloist -n soloist-system".to_owned(),
+    }
+}
 
 /// Fields that are named in a message; a definition of another time may lack dozens.
 const NAMED: usize = 6;
@@ -39,6 +46,7 @@ pub(super) fn examine(snapshot: &Snapshot, report: &mut Report) {
         );
         return;
     };
+    let operators = snapshot.operators.as_deref().unwrap_or_default();
     let theirs = fields(definition);
     let ours = custom_resource_definitions().first().and_then(fields).unwrap_or_default();
     let Some(theirs) = theirs else {
@@ -46,11 +54,12 @@ pub(super) fn examine(snapshot: &Snapshot, report: &mut Report) {
         let versions: Vec<&str> =
             definition.spec.versions.iter().map(|version| version.name.as_str()).collect();
         let older = Finding::new(Level::Error, Cause::DefinitionOlder, OBJECT, what);
-        report.add(older.seen(format!("it has {}", versions.join(", "))).remedy(UPGRADE).remedy(APPLY));
+        report.add(
+            older.seen(format!("it has {}", versions.join(", "))).remedy(upgrade(operators)).remedy(APPLY),
+        );
         return;
     };
     let (lacks, adds) = (listed(ours.difference(&theirs)), listed(theirs.difference(&ours)));
-    let operators = snapshot.operators.as_deref().unwrap_or_default();
     let other = operators.iter().find(|operator| operator.version() != Some(env!("CARGO_PKG_VERSION")));
     if let Some(other) = other {
         return compare_versions(other, lacks.is_none() && adds.is_none(), report);
@@ -59,12 +68,12 @@ pub(super) fn examine(snapshot: &Snapshot, report: &mut Report) {
         let what =
             "the definition is older than the operator: what is written to a field that it lacks is dropped";
         let older = Finding::new(Level::Error, Cause::DefinitionOlder, OBJECT, what);
-        report.add(older.seen(format!("it lacks {fields}")).remedy(UPGRADE).remedy(APPLY));
+        report.add(older.seen(format!("it lacks {fields}")).remedy(upgrade(operators)).remedy(APPLY));
     }
     if let Some(fields) = adds {
         let what = "the definition is newer than the operator: what is written to a field that the operator doesn't know does nothing";
         let newer = Finding::new(Level::Warning, Cause::DefinitionNewer, OBJECT, what);
-        report.add(newer.seen(format!("the operator doesn't know {fields}")).remedy(UPGRADE));
+        report.add(newer.seen(format!("the operator doesn't know {fields}")).remedy(upgrade(operators)));
     }
 }
 
@@ -88,7 +97,7 @@ fn compare_versions(operator: &Operator, definition_is_ours: bool, report: &mut 
     report.add(
         newer
             .seen(format!("label app.kubernetes.io/version of Deployment {}", operator.deployment.name_any()))
-            .remedy(UPGRADE),
+            .remedy(operator.upgrade("")),
     );
 }
 

@@ -140,15 +140,9 @@ fn permitted(operator: &Operator, report: &mut Report) {
     if denied.len() > NAMED {
         finding = finding.seen(format!("and {} more", denied.len() - NAMED));
     }
-    report.add(
-        finding
-            .remedy(format!(
-                "helm upgrade RELEASE charts/soloist -n {namespace} --reuse-values --set rbac.create=true"
-            ))
-            .remedy(format!(
-                "to see them all: kubectl auth can-i --list --as=system:serviceaccount:{namespace}:{account}"
-            )),
-    );
+    report.add(finding.remedy(operator.upgrade("--set rbac.create=true")).remedy(format!(
+        "to see them all: kubectl auth can-i --list --as=system:serviceaccount:{namespace}:{account}"
+    )));
 }
 
 /// Whether no other serves the same namespaces.
@@ -194,5 +188,9 @@ fn fence(snapshot: &Snapshot, report: &mut Report) {
         "workers drain before they go, but nothing keeps Kubernetes from deleting another one, with its task";
     let cause = Cause::Condition(soloist_operator::plan::reason::Reason::BestEffort);
     let finding = Finding::new(Level::Warning, cause, "scale-in", what).seen(seen);
-    report.add(finding.remedy("helm upgrade RELEASE charts/soloist -n NAMESPACE --reuse-values --set scaleInProtection.enabled=true"));
+    let operators = snapshot.operators.as_deref().unwrap_or_default();
+    report.add(match operators.first() {
+        Some(operator) => finding.remedy(operator.upgrade("--set scaleInProtection.enabled=true")),
+        None => finding.remedy(INSTALL),
+    });
 }

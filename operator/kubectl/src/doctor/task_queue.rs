@@ -25,6 +25,10 @@ const FIRST_LOOK_SECONDS: i64 = 30;
 /// How long a deletion may take by itself: a minute for the broker, and some for the workers.
 const DELETION_SECONDS: i64 = 120;
 
+/// What a Secret may say.
+const BROKER_EXAMPLE: &str = "amqp://USER:PASSWORD@HOST:5672/VHOST";
+const RESULTS_EXAMPLE: &str = "redis://HOST:6379/0";
+
 /// A TaskQueue with what is around it.
 pub(super) struct Patient<'a> {
     /// How findings call it.
@@ -114,10 +118,12 @@ fn not_watched(patient: &Patient<'_>, operators: &[Operator], report: &mut Repor
     let mut finding = Finding::new(Level::Error, Cause::NamespaceNotWatched, &patient.object, what);
     for operator in operators {
         let (of, name, watched) = (operator.namespace(), operator.name(), operator.watched().join(", "));
-        finding = finding.seen(format!("the operator {of}/{name} serves {watched}")).remedy(format!(
-            "helm upgrade RELEASE charts/soloist -n {of} --reuse-values --set 'watch.namespaces={{{}}}'",
-            [operator.watched(), vec![namespace.to_owned()]].concat().join(",")
-        ));
+        finding = finding.seen(format!("the operator {of}/{name} serves {watched}")).remedy(
+            operator.upgrade(&format!(
+                "--set 'watch.namespaces={{{}}}'",
+                [operator.watched(), vec![namespace.to_owned()]].concat().join(",")
+            )),
+        );
     }
     report.add(finding);
 }
@@ -189,8 +195,8 @@ fn secrets(patient: &Patient<'_>, subject: &Subject, report: &mut Report) {
     for (purpose, name) in subject.secrets() {
         let Some(facts) = patient.around.secrets.get(&(purpose, name.clone())) else { continue };
         let (of, example) = match purpose {
-            Purpose::Broker => ("broker", "amqp://USER:PASSWORD@HOST:5672/VHOST"),
-            Purpose::Results => ("results", "redis://HOST:6379/0"),
+            Purpose::Broker => ("broker", BROKER_EXAMPLE),
+            Purpose::Results => ("results", RESULTS_EXAMPLE),
         };
         let finding = |reason, what: String| {
             Finding::new(Level::Error, Cause::Condition(reason), &patient.object, what)
@@ -202,9 +208,7 @@ fn secrets(patient: &Patient<'_>, subject: &Subject, report: &mut Report) {
                     Reason::SecretNotFound,
                     format!("there is no Secret `{name}` in namespace {namespace}"),
                 );
-                report.add(missing.remedy(format!(
-                    "kubectl create secret generic {name} -n {namespace} --from-literal=uri='{example}'"
-                )));
+                report.add(missing.remedy(create_secret(&name, namespace, example)));
             }
             Ok(Some(Err(error))) => {
                 let is_foreign = error.contains("is not supported");
@@ -234,6 +238,11 @@ fn secrets(patient: &Patient<'_>, subject: &Subject, report: &mut Report) {
     }
 }
 
+/// The command that makes a Secret.
+fn create_secret(name: &str, namespace: &str, uri: &str) -> String {
+    format!("kubectl create secret generic {name} -n {namespace} --from-literal=uri='{uri}'")
+}
+
 /// The command that lets the operator read Secrets of the namespace.
 fn allow_secrets(patient: &Patient<'_>) -> String {
     let namespace = patient.namespace;
@@ -246,10 +255,10 @@ fn allow_secrets(patient: &Patient<'_>) -> String {
             "kubectl create rolebinding soloist-secret-reader -n {namespace} --clusterrole=soloist-secret-reader --serviceaccount={of}:{account}"
         )
     } else {
-        format!(
-            "helm upgrade RELEASE charts/soloist -n {of} --reuse-values --set 'rbac.secrets[0].namespace={namespace}' --set 'rbac.secrets[0].names={{{}}}'",
+        operator.upgrade(&format!(
+            "--set 'rbac.secrets[0].namespace={namespace}' --set 'rbac.secrets[0].names={{{}}}'",
             patient.secret
-        )
+        ))
     }
 }
 
@@ -349,23 +358,57 @@ fn remedies(
 ) -> Vec<String> {
     let Patient { namespace, name, .. } = patient;
     let vhost = address.map_or("VHOST", |address| address.vhost.as_str());
+    let user = address.map_or("USER", |address| address.user.as_str());
+    let said = &condition.message;
+    // Most messages begin with what they are about.
+    let named = said.split('`').nth(1).unwrap_or("NAME");
+    let edit = format!("kubectl edit taskqueue {name} -n {namespace}");
     match reason {
+        Reason::SecretNotFound => {
+            let example = if named == patient.secret { BROKER_EXAMPLE } else { RESULTS_EXAMPLE };
+            vec![create_secret(named, namespace, example)]
+        }
+        Reason::DeclareFailed => vec![
+            format!(
+                "on the broker, if the user may not: rabbitmqctl set_permissions -p '{vhost}' '{user}' '.*' '.*' '.*'"
+            ),
+            "it declares its queues and their `.dead` queues; what else there may be says the message"
+                .to_owned(),
+        ],
+        Reason::PoliciesNotApplied if said.contains("policymaker") => vec![format!(
+            "on the broker; it replaces the user's tags, which `rabbitmqctl list_users` has: rabbitmqctl set_user_tags '{user}' policymaker"
+        )],
+        Reason::PoliciesNotApplied => {
+            vec![patient.change_secret("managementUri", &format!("http://{user}:PASSWORD@HOST:15672"))]
+        }
+        Reason::ScheduleInvalid | Reason::TemplateInvalid => vec![edit],
+        Reason::DeploymentRefused if said.contains("exceeded quota") => {
+            workers::remedies(patient, Cause::Condition(Reason::QuotaExceeded), said, None)
+        }
+        Reason::DeploymentRefused => vec![format!("change what the message names: {edit}")],
+        Reason::NameConflict => vec![
+            format!("see what it is: kubectl describe deployment {named} -n {namespace}"),
+            format!("and, if it isn't needed: kubectl delete deployment {named} -n {namespace}"),
+        ],
         Reason::SecretForbidden => vec![allow_secrets(patient)],
         Reason::QueueArgumentMismatch => {
-            let queue = condition.message.split('`').nth(1).unwrap_or("QUEUE");
             vec![
+                format!("use the same settings, or another name: {edit}"),
                 format!(
-                    "use the same settings, or another name: kubectl edit taskqueue {name} -n {namespace}"
-                ),
-                format!(
-                    "or on the broker, which loses nothing if it refuses: rabbitmqctl delete_queue '{queue}' --vhost '{vhost}' --if-empty --if-unused"
+                    "or on the broker, which loses nothing if it refuses: rabbitmqctl delete_queue '{named}' --vhost '{vhost}' --if-empty --if-unused"
                 ),
             ]
         }
-        Reason::QueueClaimed => vec![
-            format!("use another queue: kubectl edit taskqueue {name} -n {namespace}"),
-            "or delete the other TaskQueue".to_owned(),
-        ],
+        Reason::QueueClaimed => {
+            let holder = said
+                .split_once("older TaskQueue ")
+                .and_then(|(_, rest)| rest.split_once(':')?.0.split_once('/'));
+            let (of, holder) = holder.unwrap_or(("NAMESPACE", "NAME"));
+            vec![
+                format!("use another queue: {edit}"),
+                format!("or, if the other isn't needed: kubectl delete taskqueue {holder} -n {of}"),
+            ]
+        }
         Reason::Paused => vec![format!("kubectl soloist resume {name} -n {namespace}")],
         Reason::ManualReplicas => {
             vec![format!(

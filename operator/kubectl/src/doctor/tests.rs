@@ -9,7 +9,9 @@ use serde_json::{Value, json};
 use soloist_operator::api::custom_resource_definitions;
 
 use super::*;
-use crate::snapshot::{Address, Fence, Operator, Purpose, SecretFacts, ServiceFacts, Subject, Surroundings};
+use crate::snapshot::{
+    Address, Fence, Form, Operator, Purpose, SecretFacts, ServiceFacts, Subject, Surroundings,
+};
 
 const NOW: &str = "2026-11-21T12:00:00Z";
 
@@ -50,8 +52,8 @@ fn operator(args: &[&str]) -> Operator {
 
 fn address() -> Address {
     let (shown, host) = ("amqp://shop@rabbitmq:5672/shop".to_owned(), "rabbitmq".to_owned());
-    let (user, vhost, uri_key) = ("shop".to_owned(), "shop".to_owned(), Some("url".to_owned()));
-    Address { shown, host, port: 5672, user, vhost, uri_key }
+    let (user, vhost, form) = ("shop".to_owned(), "shop".to_owned(), Form::Uri("url".to_owned()));
+    Address { shown, host, port: 5672, user, vhost, form }
 }
 
 fn task_queue(conditions: Value) -> Subject {
@@ -73,6 +75,8 @@ fn healthy() -> Snapshot {
     let around = Surroundings {
         deployments: Ok(Vec::new()),
         pods: Ok(Vec::new()),
+        waiting_for: BTreeMap::new(),
+        warnings: BTreeMap::new(),
         network_policies: Ok(Vec::new()),
         secrets: BTreeMap::from([((Purpose::Broker, "rabbitmq".to_owned()), secret)]),
         services: BTreeMap::from([(
@@ -296,6 +300,95 @@ fn workers_are_kept_from_running() {
             "status": {"conditions": [{"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": message}]}});
         snapshot.around().deployments = Ok(vec![object(deployment)]);
     });
+}
+
+#[test]
+fn what_is_typed_fits_the_fault() {
+    let says = |kind: &'static str, reason, said: &'static str, remedy: &str| {
+        finds(Cause::Condition(reason), remedy, |snapshot| snapshot.says(kind, reason, said));
+    };
+    let declared = "QueuesDeclared";
+    says(declared, Reason::DeclareFailed, "queue `emails`: refused", "set_permissions -p 'shop' 'shop' '.*'");
+    says(declared, Reason::PoliciesNotApplied, "the tag `policymaker`", "set_user_tags 'shop' policymaker");
+    says(
+        declared,
+        Reason::PoliciesNotApplied,
+        "not reachable: refused",
+        r#""managementUri":"http://shop:PASSWORD@HOST"#,
+    );
+    says(
+        declared,
+        Reason::QueueClaimed,
+        "queue `a` on this broker belongs to the older TaskQueue other/mails: use another queue",
+        "kubectl delete taskqueue mails -n other",
+    );
+    let workers = "WorkersAvailable";
+    says(
+        workers,
+        Reason::NameConflict,
+        "a Deployment `emails-worker` exists",
+        "kubectl delete deployment emails-worker -n shop",
+    );
+    says(
+        workers,
+        Reason::TemplateInvalid,
+        "spec.worker.template: invalid",
+        "kubectl edit taskqueue emails -n shop",
+    );
+    says(
+        workers,
+        Reason::DeploymentRefused,
+        "forbidden: exceeded quota: small, requested: a=1",
+        "kubectl edit resourcequota small",
+    );
+}
+
+#[test]
+fn an_address_is_corrected_in_the_way_it_is_written() {
+    let tls = Address { shown: "amqps://shop@rabbitmq:5671/".to_owned(), vhost: "/".to_owned(), ..address() };
+    assert_eq!(tls.uri("HOST:PORT"), "amqps://shop:PASSWORD@HOST:PORT/");
+    finds(Cause::Condition(Reason::AuthFailed), "in the URI or in a key of its own", |snapshot| {
+        snapshot.says("BrokerReachable", Reason::AuthFailed, "refuses user name and password");
+        snapshot.secret().content = Ok(Some(Ok(Address { form: Form::Unknown, ..address() })));
+    });
+    finds(Cause::BrokerTls, "5671 is the usual port", |snapshot| {
+        let said = "connect: received corrupt message of type InvalidContentType";
+        snapshot.says("BrokerReachable", Reason::BrokerUnreachable, said);
+    });
+    finds(Cause::BrokerRefused, "kubectl patch secret rabbitmq", |snapshot| {
+        snapshot.says(
+            "BrokerReachable",
+            Reason::BrokerUnreachable,
+            "connect: Host is unreachable (os error 113)",
+        );
+        let other = ServiceFacts { ready: Some(1), ports: vec![15672] };
+        snapshot.around().services.insert("rabbitmq".to_owned(), Ok(Some(other)));
+    });
+}
+
+#[test]
+fn a_volume_that_cannot_be_made_and_a_worker_that_waits_say_what_for() {
+    let not_prepared = json!([{"type": "PodReadyToStartContainers", "status": "False", "lastTransitionTime": "2026-11-21T11:58:00Z"}]);
+    finds(
+        Cause::Condition(Reason::ContainerNotCreated),
+        "kubectl create configmap settings -n shop",
+        |snapshot| {
+            snapshot.has_pod(json!({"phase": "Pending", "conditions": not_prepared, "containerStatuses": [{"name": "worker", "image": "i",
+            "imageID": "", "ready": false, "restartCount": 0, "state": {"waiting": {"reason": "ContainerCreating"}}}]}));
+            let said = "MountVolume.SetUp failed for volume \"v\" : configmap \"settings\" not found";
+            snapshot.around().warnings.insert("emails-worker-a".to_owned(), said.to_owned());
+        },
+    );
+    let mut snapshot = healthy();
+    snapshot.has_pod(json!({"phase": "Running", "containerStatuses": [{"name": "worker", "image": "i", "imageID": "", "ready": false,
+        "started": true, "restartCount": 0, "state": {"running": {"startedAt": "2026-11-21T11:50:00Z"}}}]}));
+    snapshot
+        .around()
+        .waiting_for
+        .insert("emails-worker-a".to_owned(), "connect in redis: refused".to_owned());
+    let finding = &diagnose(&snapshot).findings[0];
+    assert_eq!(finding.cause, Cause::Condition(Reason::WorkersNotReady));
+    assert!(finding.evidence.iter().any(|seen| seen.contains("connect in redis")), "{finding:?}");
 }
 
 #[test]

@@ -44,14 +44,20 @@ pub(super) fn examine(patient: &Patient<'_>, report: &mut Report) {
         }
     }
     // What the pods themselves don't say: a quota, a policy that refuses them, or that they run and don't become ready.
-    let seen: Vec<WorkerPod> = seen.into_iter().map(|(_, worker)| worker).collect();
+    let (pods, seen): (Vec<&Pod>, Vec<WorkerPod>) = seen.into_iter().unzip();
     if let Some(problem) = workers(&seen, deployment, patient.now).problem {
-        add(patient, Cause::Condition(problem.reason), &problem.message, None, report);
+        let named = pods.into_iter().find(|pod| problem.message.contains(&pod.name_any()));
+        add(patient, Cause::Condition(problem.reason), &problem.message, named, report);
     }
 }
 
 fn add(patient: &Patient<'_>, cause: Cause, message: &str, pod: Option<&Pod>, report: &mut Report) {
-    if report.has(&patient.object, cause) {
+    // The volume of a Secret that is missing is a consequence.
+    let explains = match cause {
+        Cause::Condition(Reason::ContainerNotCreated) => Cause::Condition(Reason::SecretNotFound),
+        cause => cause,
+    };
+    if report.has(&patient.object, cause) || report.has(&patient.object, explains) {
         return;
     }
     let by = match pod {
@@ -59,6 +65,16 @@ fn add(patient: &Patient<'_>, cause: Cause, message: &str, pod: Option<&Pod>, re
         None => format!("Deployment {}, and its pods", deployment_name(patient.name)),
     };
     let mut finding = Finding::new(Level::Error, cause, &patient.object, message).seen(by);
+    let name = pod.map(|pod| pod.name_any()).unwrap_or_default();
+    if let Some(said) = patient.around.waiting_for.get(&name) {
+        finding = finding.seen(format!("it says that it waits for this: {said}"));
+    }
+    let warning =
+        patient.around.warnings.get(&name).filter(|_| cause == Cause::Condition(Reason::ContainerNotCreated));
+    if let Some(warning) = warning {
+        finding = finding.seen(format!("last warning about it: {warning}"));
+    }
+    let message = warning.map_or(message, String::as_str);
     for remedy in remedies(patient, cause, message, pod) {
         finding = finding.remedy(remedy);
     }
@@ -83,17 +99,27 @@ pub(super) fn remedies(patient: &Patient<'_>, cause: Cause, message: &str, pod: 
         _ => return Vec::new(),
     };
     match reason {
-        Reason::ImagePullFailed => vec![
-            change(r#"{"worker":{"image":"IMAGE:TAG"}}"#),
-            format!(
-                "if the registry wants a password: kubectl create secret docker-registry NAME -n {namespace} …, named in spec.worker.template as spec.imagePullSecrets"
-            ),
+        Reason::ImagePullFailed if message.contains("pull policy of Never") => vec![
+            change(r#"{"worker":{"imagePullPolicy":"IfNotPresent"}}"#),
+            "or load the image into each node".to_owned(),
         ],
+        Reason::ImagePullFailed if is_unauthorized(message) => vec![
+            format!(
+                "kubectl create secret docker-registry registry -n {namespace} --docker-server=HOST --docker-username=USER --docker-password=PASSWORD"
+            ),
+            change(r#"{"worker":{"template":{"spec":{"imagePullSecrets":[{"name":"registry"}]}}}}"#),
+            format!("or, if there is no such image: {}", change(r#"{"worker":{"image":"IMAGE:TAG"}}"#)),
+        ],
+        Reason::ImagePullFailed => vec![change(r#"{"worker":{"image":"IMAGE:TAG"}}"#)],
         Reason::QuotaExceeded => {
             let quota = message.split("exceeded quota: ").nth(1).and_then(|rest| rest.split(',').next());
             vec![
                 format!("kubectl edit resourcequota {} -n {namespace}", quota.unwrap_or("NAME")),
-                format!("or ask for less: {}", change(r#"{"scaling":{"maxReplicas":N}}"#)),
+                format!("or have fewer workers: {}", change(r#"{"scaling":{"maxReplicas":N}}"#)),
+                format!(
+                    "or smaller ones: {}",
+                    change(r#"{"worker":{"resources":{"requests":{"cpu":"LESS","memory":"LESS"}}}}"#)
+                ),
             ]
         }
         Reason::Unschedulable if !message.contains("Insufficient") => {
@@ -105,17 +131,48 @@ pub(super) fn remedies(patient: &Patient<'_>, cause: Cause, message: &str, pod: 
             change(r#"{"worker":{"resources":{"requests":{"cpu":"LESS","memory":"LESS"}}}}"#),
             "or add nodes; what they have left says: kubectl describe nodes".to_owned(),
         ],
+        // Nothing ran, so there is no log.
+        Reason::CrashLooping if message.contains("StartError") => {
+            vec![format!("correct command, args or image: kubectl edit taskqueue {name} -n {namespace}")]
+        }
         Reason::CrashLooping => vec![logs(" --previous")],
         Reason::WorkersNotReady => vec![logs("")],
-        Reason::ContainerNotCreated => pod
-            .map(|pod| format!("kubectl describe pod {} -n {namespace}", pod.name_any()))
-            .into_iter()
-            .collect(),
-        Reason::PodsRefused => {
-            vec![format!("kubectl describe replicasets -n {namespace} -l soloist.dev/task-queue={name}")]
-        }
+        Reason::ContainerNotCreated | Reason::PodsRefused => match missing(namespace, message) {
+            Some(create) => vec![create],
+            None if reason == Reason::PodsRefused => {
+                vec![format!("change what the message names: kubectl edit taskqueue {name} -n {namespace}")]
+            }
+            None => pod
+                .map(|pod| format!("kubectl describe pod {} -n {namespace}", pod.name_any()))
+                .into_iter()
+                .collect(),
+        },
         reason => vec![reason.remedy().to_owned()],
     }
+}
+
+/// Whether a registry wants to know who asks.
+fn is_unauthorized(message: &str) -> bool {
+    let said = message.to_lowercase();
+    ["unauthorized", "authorization", "authentication", "denied", "forbidden"]
+        .iter()
+        .any(|word| said.contains(word))
+}
+
+/// The command that makes what isn't there, by the words of Kubernetes: `configmap "settings" not found`.
+fn missing(namespace: &str, message: &str) -> Option<String> {
+    [
+        ("configmap", "configmap", " --from-literal=KEY=VALUE"),
+        ("secret", "secret generic", " --from-literal=KEY=VALUE"),
+        ("serviceaccount", "serviceaccount", ""),
+    ]
+    .into_iter()
+    .find_map(|(kind, create, content)| {
+        let (_, rest) = message.split_once(&format!("{kind} \""))?;
+        let (name, rest) = rest.split_once('"')?;
+        rest.starts_with(" not found")
+            .then(|| format!("kubectl create {create} {name} -n {namespace}{content}"))
+    })
 }
 
 fn out_of_memory(pod: &Pod) -> Option<String> {
