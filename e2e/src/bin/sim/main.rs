@@ -59,7 +59,7 @@ struct Arguments {
     #[arg(long, conflicts_with = "load")]
     trace: Option<PathBuf>,
     /// What tasks take on average, in seconds, if the trace doesn't say
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, requires = "trace")]
     service_seconds: f64,
     /// A TaskQueue (YAML) to take spec.scaling from
     #[arg(long)]
@@ -84,6 +84,10 @@ fn main() -> Result<ExitCode> {
     ensure!(
         arguments.max_wait_seconds.is_none_or(|wait| wait >= 0.0 && wait.is_finite()),
         "--max-wait-seconds must not be negative"
+    );
+    ensure!(
+        arguments.service_seconds > 0.0 && arguments.service_seconds.is_finite(),
+        "--service-seconds must be greater than 0"
     );
     std::fs::create_dir_all(&arguments.pictures)
         .with_context(|| format!("create {}", arguments.pictures.display()))?;

@@ -1,8 +1,9 @@
 //! A TaskQueue's YAML as a policy: what would it do?
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
+use serde_json::{Value, to_value};
 use soloist_operator::api::v1alpha1::{ScalingSpec, TaskQueue};
 use soloist_operator::plan::autoscaler;
 use soloist_operator::plan::law::Policy;
@@ -32,8 +33,18 @@ pub(crate) fn policy(yaml: &str, begins: Timestamp) -> Result<(Policy, Schedules
         .into_iter()
         .find(|document| document.get("kind").is_some_and(|kind| kind == "TaskQueue"))
         .context("there is no TaskQueue in the file")?;
+    let written = to_value(&document).context("read the TaskQueue")?;
     let task_queue: TaskQueue = serde_yaml::from_value(document).context("read the TaskQueue")?;
+    let known = to_value(&task_queue.spec.scaling)?;
+    if let Some(field) = misspelt("spec.scaling", &written["spec"]["scaling"], &known) {
+        bail!("there is no field `{field}`");
+    }
     let scaling = task_queue.spec.scaling.clone();
+    let mut maxima = scaling.schedules.iter().filter_map(|schedule| schedule.max_replicas);
+    ensure!(
+        scaling.max_replicas > 0 && maxima.all(|max| max > 0),
+        "maxReplicas must be at least 1: no task would ever end"
+    );
     ensure!(
         scaling.min_replicas <= scaling.max_replicas,
         "scaling.minReplicas may not be greater than scaling.maxReplicas"
@@ -44,10 +55,31 @@ pub(crate) fn policy(yaml: &str, begins: Timestamp) -> Result<(Policy, Schedules
     );
     let autoscaler::Policy { law, problem, .. } = autoscaler::Policy::new(&task_queue, false, begins);
     if let Some(problem) = problem {
-        anyhow::bail!(problem);
+        bail!(problem);
     }
     let bounds = Policy { min: scaling.min_replicas, max: scaling.max_replicas, ..law };
     Ok((bounds, Schedules { scaling, begins }))
+}
+
+/// The first field that was written and isn't known, which `kubectl apply` refuses, too.
+fn misspelt(path: &str, written: &Value, known: &Value) -> Option<String> {
+    match (written, known) {
+        (Value::Object(written), Value::Object(known)) => written.iter().find_map(|(name, value)| {
+            let path = format!("{path}.{name}");
+            match known.get(name) {
+                Some(known) => misspelt(&path, value, known),
+                // What is empty is as good as left out.
+                None if value.is_null() || *value == Value::Array(Vec::new()) => None,
+                None => Some(path),
+            }
+        }),
+        (Value::Array(written), Value::Array(known)) => written
+            .iter()
+            .zip(known)
+            .enumerate()
+            .find_map(|(index, (written, known))| misspelt(&format!("{path}[{index}]"), written, known)),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -96,6 +128,16 @@ mod tests {
         let schedule =
             "maxReplicas: 20, schedules: [{cron: 0 25 * * *, durationSeconds: 3600, minReplicas: 5}]";
         assert!(read(schedule).unwrap_err().to_string().contains("cron `0 25 * * *`"));
+        assert!(read("maxReplicas: 0").is_err());
+        assert!(
+            read("maxReplicas: 5, schedules: [{cron: 0 8 * * *, durationSeconds: 60, maxReplicas: 0}]")
+                .is_err()
+        );
+        let misspelt = read("maxReplicas: 20, maxWaitSecond: 5").unwrap_err().to_string();
+        assert_eq!(misspelt, "there is no field `spec.scaling.maxWaitSecond`");
+        let schedule = "maxReplicas: 5, schedules: [{cron: 0 8 * * *, durationSeconds: 60, minReplica: 1}]";
+        assert!(read(schedule).unwrap_err().to_string().contains("`spec.scaling.schedules[0].minReplica`"));
+        assert!(read("maxReplicas: 5, schedules: [], fallback: null").is_ok());
         assert!(policy("kind: Pod", Timestamp::UNIX_EPOCH).is_err());
     }
 }

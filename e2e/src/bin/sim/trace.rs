@@ -27,8 +27,9 @@ pub(crate) fn parse(csv: &str, service: Duration) -> Result<(f64, Vec<Arrival>)>
             ensure!(value.is_finite() && value >= 0.0, "line {} of the trace: {value} can't be", number + 1);
             Ok(value)
         };
-        let tasks = count.map_or(Ok(1.0), number_in)? as u64;
-        for _ in 0..tasks {
+        let tasks = count.map_or(Ok(1.0), number_in)?;
+        ensure!(tasks.fract() == 0.0, "line {} of the trace: {tasks} tasks can't be", number + 1);
+        for _ in 0..tasks as u64 {
             let service = seconds.map_or_else(|| Ok(service.draw(&mut services)), number_in)?;
             arrivals.push(Arrival { at: number_in(time)?, service });
         }
@@ -65,6 +66,7 @@ mod tests {
         let error = |csv| format!("{:#}", parse(csv, Duration::Constant(1.0)).unwrap_err());
         assert!(error("time\n1\nsoon\n").starts_with("line 3 of the trace: `soon` is not a number"));
         assert_eq!(error("time\n-1\n"), "line 2 of the trace: -1 can't be");
+        assert_eq!(error("time,count\n1,2.5\n"), "line 2 of the trace: 2.5 tasks can't be");
         assert_eq!(error("when\n1\n"), "the trace has no column `time`, only `when`");
         assert_eq!(error(""), "the trace is empty");
         assert_eq!(error("time\n"), "the trace has no tasks");
