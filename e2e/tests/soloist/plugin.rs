@@ -140,6 +140,7 @@ async fn break_everything(test: &Test) -> Result<Vec<(&'static str, &'static str
         ("wrong-name", broker.replace(host, "no-such-broker.invalid:5672")),
         ("wrong-port", broker.replace(host, &format!("{address}:1"))),
         ("wrong-vhost", broker.replace(&vhost, "/no-such-vhost")),
+        ("wrong-scheme", broker.replace("amqp://", "amqps://")),
     ] {
         test.secret(secret, &uri).await?;
     }
@@ -160,6 +161,7 @@ async fn break_everything(test: &Test) -> Result<Vec<(&'static str, &'static str
 
     let image = with_worker("image", "imagePullPolicy: Never").replace("/soloist-worker:", "/no-such-image:");
     let quota = with_worker("quota", "").replace("cpu: 5m", "cpu: 2");
+    let minute_61 = "{cron: '61 * * * *', durationSeconds: 60, minReplicas: 1}";
     let nowhere = with_worker("nowhere", "template: {spec: {nodeSelector: {no: node}}}");
     for yaml in [
         with_secret("missing", "missing"),
@@ -168,12 +170,15 @@ async fn break_everything(test: &Test) -> Result<Vec<(&'static str, &'static str
         with_secret("name", "wrong-name"),
         with_secret("port", "wrong-port"),
         with_secret("vhost", "wrong-vhost"),
+        with_secret("scheme", "wrong-scheme"),
         with_secret("arguments", "rabbitmq"),
         with_secret("cut-off", "rabbitmq"),
         image,
         quota,
         nowhere,
         with_worker("crash", "args: [--no-such-flag]"),
+        with_worker("template", "template: {spec: {containers: 5}}"),
+        soloist::task_queue("schedule", &format!("{{maxReplicas: 1, schedules: [{minute_61}]}}")),
     ] {
         test.namespace.apply(&yaml).await?;
     }
@@ -184,12 +189,15 @@ async fn break_everything(test: &Test) -> Result<Vec<(&'static str, &'static str
         ("name", "BrokerNameUnknown"),
         ("port", "BrokerRefused"),
         ("vhost", "VhostRefused"),
+        ("scheme", "BrokerTls"),
         ("arguments", "QueueArgumentMismatch"),
         ("cut-off", "NetworkPolicy"),
         ("image", "ImagePullFailed"),
         ("quota", "QuotaExceeded"),
         ("nowhere", "Unschedulable"),
         ("crash", "CrashLooping"),
+        ("template", "TemplateInvalid"),
+        ("schedule", "ScheduleInvalid"),
     ])
 }
 
