@@ -20,7 +20,6 @@ use kube::{Api, Client, CustomResourceExt as _, Resource};
 use serde::de::DeserializeOwned;
 use soloist_operator::api::v1alpha1::TaskQueue;
 use soloist_operator::permissions::{OWN_PERMISSIONS, PERMISSIONS, attributes};
-use soloist_operator::plan::drain::Stage;
 use soloist_operator::plan::metadata::{SCALE_IN_POLICY, TASK_QUEUE_LABEL};
 use soloist_operator::plan::workers::WorkerPod;
 use soloist_terminal::{Failure, told};
@@ -266,7 +265,7 @@ pub(crate) async fn pods(client: &Client, namespace: &str) -> Seen<Vec<Pod>> {
 /// What the workers that run and aren't ready say they wait for.
 async fn waiting_for(client: &Client, namespace: &str, pods: &[Pod]) -> BTreeMap<String, String> {
     let unready =
-        pods.iter().filter_map(WorkerPod::new).filter(|pod| !pod.ready && pod.stage == Stage::Running);
+        pods.iter().filter_map(WorkerPod::new).filter(|pod| !pod.never_ran && pod.not_ready_since.is_some());
     let asked =
         unready.map(|pod| async move { Some((waits_for(client, namespace, &pod.name).await?, pod.name)) });
     let said: Vec<_> = stream::iter(asked).buffered(CONCURRENCY).collect().await;
