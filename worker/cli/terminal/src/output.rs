@@ -13,7 +13,7 @@ const NARROW: u16 = 60;
 /// Prints a JSON value, indented on a terminal, in one line for programs.
 ///
 /// # Errors
-/// When it can't be written, as [`line`].
+/// When it can't be written, as [`line()`].
 pub fn json(value: &impl Serialize) -> Result<(), Failure> {
     let text = if io::stdout().is_terminal() {
         serde_json::to_string_pretty(value)
