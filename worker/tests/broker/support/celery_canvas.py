@@ -1,6 +1,7 @@
 """Sends a canvas, given as a Python expression, as a Celery client, and prints what became of it."""
 
 import faulthandler
+import gc
 import json
 import sys
 import time
@@ -9,6 +10,9 @@ from celery import chain, chord, chunks, group, signature  # noqa: F401: for the
 from celery.result import GroupResult
 from celery_app import add, app, fail, flaky, multiply, record, replace, same, xsum  # noqa: F401: likewise
 
+# A result that Celery's client collects takes the subscription of another one with the same id along, of which a canvas makes some: who
+# waits for that one then waits in vain. If it is collected while it subscribes, it waits for its own lock.
+gc.disable()
 # Each wait below has its timeout, but Celery's client can hang in a lock of its own: then say where, and end.
 faulthandler.dump_traceback_later(240, exit=True)
 
@@ -41,6 +45,7 @@ def outcome(result):
     parent = result.parent
     try:  # what the result itself says, apart from its parents
         result.parent = None
+        settle(result)
         shown["own"] = repr(result.get(timeout=25, disable_sync_subtasks=False))
     except Exception as error:
         shown["own"] = f"{type(error).__name__}: {error}"
