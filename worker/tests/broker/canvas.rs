@@ -76,7 +76,7 @@ async fn a_failure_ends_a_chain_at_each_step() {
         "rust('fail', 'three') | group(add.s(1), rust('add', 2)) | xsum.s()",
     ]);
     let own: Vec<_> = outcomes.iter().map(|outcome| outcome["own"].as_str().unwrap()).collect();
-    assert_eq!(own[0], "RuntimeError: one");
+    assert_eq!(own[0], "RuntimeError: one", "{outcomes:#?}");
     assert!(own[1].starts_with("TypeError: "), "{own:?}");
     assert_eq!(own[2], "RuntimeError: last");
     assert_eq!(own[3], "NotRegistered: 'tasks.unknown'");
