@@ -7,6 +7,7 @@ use kube::ResourceExt as _;
 use serde_json::Value;
 use soloist_operator::api::custom_resource_definitions;
 
+use super::operator::INSTALL;
 use super::{Cause, Finding, Level, Report};
 use crate::snapshot::{Operator, Snapshot, Unread};
 
@@ -41,7 +42,7 @@ pub(super) fn examine(snapshot: &Snapshot, report: &mut Report) {
         report.add(
             missing
                 .seen("there is no CustomResourceDefinition taskqueues.soloist.dev")
-                .remedy("helm install soloist charts/soloist -n soloist-system --create-namespace")
+                .remedy(INSTALL)
                 .remedy(APPLY),
         );
         return;

@@ -8,7 +8,8 @@ use super::{Cause, Finding, Level, Report};
 use crate::output::age;
 use crate::snapshot::{Fence, Leadership, Operator, Snapshot};
 
-const INSTALL: &str = "helm install soloist charts/soloist -n soloist-system --create-namespace";
+/// What installs the operator, and with it the definition.
+pub(super) const INSTALL: &str = "helm install soloist charts/soloist -n soloist-system --create-namespace";
 
 /// Denied permissions that are named one by one.
 const NAMED: usize = 8;
