@@ -158,11 +158,25 @@ fn connect_problem(address: &BrokerAddress, error: &ConnectError) -> Problem {
         ),
         _ => {
             let cause = source.source().map_or_else(|| source.to_string(), ToString::to_string);
-            let hint = hint(&cause).map(|hint| format!(" ({hint})")).unwrap_or_default();
+            let wants_certificate =
+                address.tls && address.certificates.client.is_none() && was_dropped(source);
+            let hint = wants_certificate.then_some(CLIENT_CERTIFICATE).or_else(|| hint(&cause));
+            let hint = hint.map(|hint| format!(" ({hint})")).unwrap_or_default();
             (Reason::BrokerUnreachable, format!("connect to {address}: {cause}{hint}"))
         }
     };
     Problem { reason, message: text }
+}
+
+/// A broker that misses a client certificate says so and hangs up. In TLS 1.3 the client has begun to write by then, and may see the
+/// hanging up alone (RFC 8446, 4.4.2.4 and 6.1).
+const CLIENT_CERTIFICATE: &str = "a broker that wants a client certificate hangs up like this: the Secret's keys tls.crt and tls.key give one";
+
+/// Whether the other side hung up.
+fn was_dropped(error: &lapin::Error) -> bool {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    let lapin::ErrorKind::IOError(error) = error.kind() else { return false };
+    matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
 }
 
 /// What a cause means whose own words don't say it.
@@ -198,6 +212,20 @@ mod tests {
         assert!(hint("received corrupt message of type InvalidContentType").is_some());
         assert!(hint("invalid peer certificate: UnknownIssuer").is_some());
         assert_eq!(hint("Connection refused (os error 111)"), None);
+    }
+
+    #[test]
+    fn hanging_up_on_tls_without_a_client_certificate_is_explained() {
+        let message = |uri: &str, kind: std::io::ErrorKind| {
+            let address: BrokerAddress = uri.parse().unwrap();
+            let source = lapin::Error::from(std::io::Error::from(kind));
+            connect_problem(&address, &ConnectError::Refused { address: address.to_string(), source }).message
+        };
+        for kind in [std::io::ErrorKind::ConnectionReset, std::io::ErrorKind::BrokenPipe] {
+            assert!(message("amqps://rabbit", kind).contains("tls.key"), "{kind}");
+            assert!(!message("amqp://rabbit", kind).contains("tls.key"), "{kind}");
+        }
+        assert!(!message("amqps://rabbit", std::io::ErrorKind::ConnectionRefused).contains("tls.key"));
     }
 
     #[test]
