@@ -8,6 +8,7 @@ mod deletion;
 mod drain;
 mod events;
 mod fence;
+mod named;
 mod observe;
 mod pods;
 mod replica_sets;

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 
 use super::Error;
 use super::drain::RefusedLabels;
+use super::named::Named;
 use super::pods::Pods;
 use super::replica_sets::ReplicaSets;
 use super::secrets::{SecretName, Secrets};
@@ -28,7 +29,7 @@ use crate::plan::claims::shared_queue;
 use crate::plan::drain::ReplicaSet;
 use crate::plan::metadata::OPERATOR;
 use crate::plan::status::{Problem, Protection, Told};
-use crate::plan::topology::Topology;
+use crate::plan::topology::{Topology, names};
 use crate::plan::workers::WorkerPod;
 
 /// A TaskQueue, or what is wrong with it: one that can't be read must not stop the watch of all others.
@@ -59,6 +60,8 @@ pub(super) struct Context {
     memories: Mutex<HashMap<ObjectRef<TaskQueue>, Memory>>,
     /// Where the broker of each TaskQueue is or was last known to be.
     addresses: Mutex<HashMap<ObjectRef<TaskQueue>, BrokerAddress>>,
+    /// The TaskQueues by the queues that they name.
+    named: Named,
 }
 
 /// What is known from the watches of one namespace, or of all of them.
@@ -138,6 +141,7 @@ impl Context {
             recorder: Recorder::new(client.clone(), reporter),
             secrets: Secrets::new(client.clone(), namespaced),
             addresses: Mutex::default(),
+            named: Named::default(),
             protection: watch::Sender::new(Protection::Unknown),
             scopes: OnceLock::new(),
             synchronized: watch::Sender::new(false),
@@ -201,6 +205,24 @@ impl Context {
     /// All TaskQueues, those that can't be read included.
     pub(super) fn task_queues(&self) -> Vec<Arc<Guarded>> {
         self.scopes().iter().flat_map(|scope| scope.task_queues.state()).collect()
+    }
+
+    fn task_queue(&self, namespace: &str, name: &str) -> Option<Arc<Guarded>> {
+        let reference = ObjectRef::new(name).within(namespace);
+        self.scopes().iter().find_map(|scope| scope.task_queues.get(&reference))
+    }
+
+    /// Notes which queues a TaskQueue names, as the watch shows it.
+    pub(super) fn note_names(&self, task_queue: &Guarded) {
+        if let Ok(task_queue) = &task_queue.0 {
+            self.named.add(task_queue);
+        }
+    }
+
+    /// The TaskQueues that name a queue of this topology, or did so a moment ago.
+    pub(super) fn namesakes(&self, topology: &Topology) -> Vec<Arc<Guarded>> {
+        let named = self.named.of(topology);
+        named.iter().filter_map(|(namespace, name)| self.task_queue(namespace, name)).collect()
     }
 
     /// The Deployment of that name as the watch shows it.
@@ -274,6 +296,10 @@ impl Context {
         for task_queue in gone {
             self.forget(&task_queue);
         }
+        self.named.retain(|namespace, name, queue| {
+            let named = self.task_queue(namespace, name);
+            named.is_some_and(|named| named.0.as_ref().is_ok_and(|task_queue| names(task_queue, queue)))
+        });
     }
 
     /// The other TaskQueues that name a queue of this one: what it may do decides what they may do.
@@ -284,7 +310,7 @@ impl Context {
             return Vec::new();
         }
         let queues = Topology::new(task_queue);
-        let others = self.task_queues();
+        let others = self.namesakes(&queues);
         let others = others.iter().filter_map(|other| other.0.as_ref().ok());
         others
             .filter(|other| other.metadata.uid != task_queue.metadata.uid)
@@ -334,8 +360,9 @@ pub(super) fn concerned(
     let users: Vec<&TaskQueue> =
         readable().filter(|user| secrets_of(user).any(|secret| changed.contains(&secret))).collect();
     let topologies: Vec<Topology> = users.iter().map(|user| Topology::new(user)).collect();
-    let competes = |other: &TaskQueue| topologies.iter().any(|queues| shared_queue(queues, other).is_some());
-    let rivals = readable().filter(|other| competes(other));
+    let queues: HashSet<&str> = topologies.iter().flat_map(Topology::all_names).collect();
+    let competes = |other: &&TaskQueue| Topology::new(other).all_names().any(|queue| queues.contains(queue));
+    let rivals = readable().filter(competes);
     users.iter().copied().chain(rivals).map(reference).collect()
 }
 

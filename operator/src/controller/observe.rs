@@ -208,7 +208,7 @@ async fn older_claim(
 ) -> Option<Claim> {
     let status = memory.status.as_ref().map(|(status, _)| status).or(task_queue.status.as_ref());
     let was_claimed = status.is_some_and(|status| is_claimed(&status.conditions));
-    for guarded in context.task_queues() {
+    for guarded in context.namesakes(topology) {
         let Ok(other) = &guarded.0 else { continue };
         let Some(claim) = claim(task_queue, topology, other) else { continue };
         let secret = broker_secret(other);
@@ -259,7 +259,7 @@ pub(super) fn rivals_on_broker(
 ) -> Vec<(String, Topology)> {
     let ours = context.last_address(&reference(task_queue), None);
     let mut rivals = Vec::new();
-    for guarded in context.task_queues() {
+    for guarded in context.namesakes(topology) {
         let Ok(other) = &guarded.0 else { continue };
         let stays =
             other.metadata.deletion_timestamp.is_none() && other.metadata.uid != task_queue.metadata.uid;

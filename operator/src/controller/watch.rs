@@ -132,16 +132,22 @@ impl Scope {
         let (deployments, deployment_writer) = reflector::store();
         let ours = watcher::Config::default().labels(TASK_QUEUE_LABEL);
 
-        let (forgetting, looking) = (Arc::clone(context), Arc::clone(context));
+        let (noting, looking) = (Arc::clone(context), Arc::clone(context));
         let task_queue_events = watcher(self.api::<Guarded>(client), watcher::Config::default())
             .default_backoff()
             .modify(|task_queue| task_queue.managed_fields_mut().clear())
             .reflect(task_queue_writer)
-            .inspect_ok(move |event| {
-                if let Event::Delete(gone) = event {
+            .inspect_ok(move |event| match event {
+                Event::Delete(gone) => {
                     tracing::info!(task_queue = %guarded_reference(gone), "TaskQueue is gone");
-                    forgetting.forget(&guarded_reference(gone));
+                    noting.forget(&guarded_reference(gone));
                 }
+                Event::Apply(task_queue) => noting.note_names(task_queue),
+                // What was listed is in the store only now.
+                Event::InitDone => {
+                    noting.task_queues().iter().for_each(|task_queue| noting.note_names(task_queue))
+                }
+                Event::Init | Event::InitApply(_) => {}
             })
             .applied_objects()
             // A status that was written is no reason to reconcile.

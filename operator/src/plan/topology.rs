@@ -55,7 +55,7 @@ impl Topology {
 }
 
 /// Whether a TaskQueue names this queue, as one that its workers consume or as their dead letter queue: what its topology would say,
-/// without making one. Each TaskQueue asks this of all others.
+/// without making one.
 pub fn names(task_queue: &TaskQueue, queue: &str) -> bool {
     let queues = &task_queue.spec.queues;
     let is_dead_letter_queue_of =
