@@ -154,7 +154,7 @@ impl Run {
         for (phase, seconds) in &self.phases {
             println!("{phase:<28} {seconds:7.1} s");
         }
-        let Counts { passed, failed, broken } = self.counts;
+        let Counts { passed, failed, broken, ref unsteady, .. } = self.counts;
         if let Err(error) = outcome {
             println!("error: {error:#}");
             println!("{passed} passed, {failed} failed, not all were run");
@@ -162,6 +162,9 @@ impl Run {
         }
         if broken && failed == 0 {
             println!("error: a test program could not be built or did not end as it should, see above");
+        }
+        for name in unsteady {
+            println!("unsteady: {name} failed, and passed when it was tried again");
         }
         println!("{passed} passed, {failed} failed");
         if failed == 0 && !broken { ExitCode::SUCCESS } else { ExitCode::FAILURE }
