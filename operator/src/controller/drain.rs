@@ -289,11 +289,8 @@ fn patch(pod: &WorkerPod, step: Step, now: Timestamp) -> Value {
 fn count_interrupted(workers: &Workers, observed: &Observed, memory: &mut Memory, context: &Context) {
     for pod in observed.pods.iter().filter(|pod| pod.terminating && memory.staying.contains(&pod.name)) {
         let busy = matches!(observed.activity.get(&pod.node), Some(Activity::Busy { .. }));
-        let of = workers.replica_sets.iter().find(|set| Some(&set.uid) == pod.replica_set.as_ref());
-        let left = workers.pods.iter().filter(|left| Some(&left.replica_set) == pod.replica_set.as_ref());
-        // With this one there were too many: it was scale-in, and not somebody who deleted a pod, which is made anew.
-        let is_scale_in = of.is_some_and(|set| left.count() >= usize::from(set.replicas));
-        if busy && is_scale_in && pod.state != State::Drained && !pod.disrupted {
+        let allowed = pod.state == State::Drained || pod.disrupted;
+        if busy && !allowed && is_scale_in(pod, &workers.pods, &workers.replica_sets, &memory.staying) {
             tracing::warn!(pod = pod.name, "scale-in has taken away a worker with a task");
             context.metrics.interrupted_tasks.inc();
         }
@@ -301,14 +298,38 @@ fn count_interrupted(workers: &Workers, observed: &Observed, memory: &mut Memory
     memory.staying = workers.pods.iter().map(|pod| pod.name.clone()).collect();
 }
 
+/// Whether there were too many with a pod that goes: then it was scale-in, and not somebody who deleted a pod, which is made anew. What has
+/// come since all were `staying` may be in its place, and doesn't count.
+fn is_scale_in(
+    pod: &WorkerPod,
+    pods: &[drain::Pod],
+    replica_sets: &[ReplicaSet],
+    staying: &HashSet<String>,
+) -> bool {
+    let Some(set) = replica_sets.iter().find(|set| Some(&set.uid) == pod.replica_set.as_ref()) else {
+        return false;
+    };
+    let left = pods.iter().filter(|left| left.replica_set == set.uid && staying.contains(&left.name));
+    left.count() >= usize::from(set.replicas)
+}
+
 /// Tells once of each worker that takes longer than the drain timeout.
 async fn tell_overdue(task_queue: &TaskQueue, overdue: Vec<String>, memory: &mut Memory, context: &Context) {
     for name in overdue.iter().filter(|name| !memory.overdue.contains(*name)) {
         context.metrics.drain_timeouts.inc();
         let seconds = task_queue.spec.worker.drain_timeout_seconds;
+        let what_becomes_of_it = match task_queue.spec.scaling.scale_down.on_drain_timeout {
+            OnDrainTimeout::Wait => {
+                "It stays until then; spec.scaling.scaleDown.onDrainTimeout: Force gives such workers up"
+            }
+            OnDrainTimeout::Force => {
+                "It is given up, as spec.scaling.scaleDown.onDrainTimeout says: its pod is deleted, and what it has not done within its \
+                 grace period another worker does"
+            }
+        };
         let note = format!(
             "worker {name} was told to take no more tasks over {seconds} s ago and is not done: its task may hang, or it does not \
-             answer. It stays until then; spec.scaling.scaleDown.onDrainTimeout: Force gives such workers up"
+             answer. {what_becomes_of_it}"
         );
         tracing::warn!(pod = name, seconds, "worker is not drained in time");
         let news =
@@ -384,6 +405,25 @@ mod tests {
         assert!(!confirmed(State::Resuming, false));
         assert!(confirmed(State::Resuming, true));
         assert!(confirmed(State::Draining, false));
+    }
+
+    #[test]
+    fn what_somebody_deletes_and_what_is_made_in_its_place_is_no_scale_in() {
+        let set = |replicas| [ReplicaSet { uid: "set".to_owned(), replicas }];
+        let gone = WorkerPod { replica_set: Some("set".to_owned()), ..pod(State::Serving) };
+        let left = ["b", "c"].map(|name| {
+            let left = WorkerPod { name: name.to_owned(), ..gone.clone() };
+            candidate(&left, &HashMap::new(), &HashSet::new(), Timestamp::UNIX_EPOCH).unwrap()
+        });
+        let before = |names: &[&str]| names.iter().copied().map(str::to_owned).collect();
+        assert!(!is_scale_in(&gone, &left[..1], &set(2), &before(&["a", "b"])), "nothing in its place yet");
+        assert!(
+            !is_scale_in(&gone, &left, &set(2), &before(&["a", "b"])),
+            "another one in its place already"
+        );
+        assert!(is_scale_in(&gone, &left, &set(2), &before(&["a", "b", "c"])));
+        assert!(is_scale_in(&gone, &[], &set(0), &before(&["a"])));
+        assert!(!is_scale_in(&gone, &[], &[], &before(&["a"])), "its ReplicaSet is deleted");
     }
 
     #[test]

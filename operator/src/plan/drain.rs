@@ -167,7 +167,7 @@ impl Step {
 pub struct Plan {
     /// Steps by pod.
     pub steps: BTreeMap<String, Step>,
-    /// Workers that have been draining for longer than the drain timeout.
+    /// Workers that have been draining for longer than the drain timeout, those that are given up for it included.
     pub overdue: Vec<String>,
 }
 
@@ -206,7 +206,7 @@ pub fn plan(situation: &Situation<'_>) -> Plan {
             plan.steps.insert(pod.name.clone(), Step::Serve);
         }
         let is_overdue = pod.state == State::Draining && pod.draining_for > Some(situation.drain_timeout);
-        if is_overdue && !plan.steps.contains_key(&pod.name) {
+        if is_overdue && matches!(plan.steps.get(&pod.name), None | Some(Step::Force)) {
             plan.overdue.push(pod.name.clone());
         }
     }
