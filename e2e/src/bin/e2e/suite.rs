@@ -290,6 +290,35 @@ mod tests {
         assert!(!counts(&["running 0 tests"]).can_try_again());
     }
 
+    /// Stands for `cargo test`: `a` passes, and `b` does when it is run alone, if `alone` says so.
+    fn cargo_test(alone: &str) -> Command {
+        let script = format!(
+            r#"case "$*" in
+            "--ignored --exact --test-threads=1 b") echo "running 1 test"; {alone} ;;
+            *) echo "running 2 tests"; echo "test b ... FAILED"; echo "test result: FAILED. 1 passed; 1 failed; 0 ignored"; exit 101 ;;
+            esac"#
+        );
+        let mut tests = Command::new("sh");
+        tests.args(["-c", &script]);
+        tests
+    }
+
+    #[tokio::test]
+    async fn what_passes_when_it_is_tried_again_is_named() {
+        let suite = Suite { filter: None, skip: Vec::new() };
+        let passes = r#"echo "test result: ok. 1 passed; 0 failed; 0 ignored""#;
+        let counts = suite.run_ignored(|| cargo_test(passes), &None::<String>).await.unwrap();
+        assert_eq!(counts, Counts { passed: 2, unsteady: vec!["b".to_owned()], ..Counts::default() });
+        let nothing = r#"echo "test result: ok. 0 passed; 0 failed; 0 ignored""#;
+        for fails in ["exit 101", nothing] {
+            let counts = suite.run_ignored(|| cargo_test(fails), &None::<String>).await.unwrap();
+            assert_eq!(
+                (counts.failed, counts.broken, counts.failing.as_slice()),
+                (1, true, &["b".to_owned()][..])
+            );
+        }
+    }
+
     #[tokio::test]
     async fn what_cargo_started_ends_with_it() {
         let mut parent = Command::new("sh");
