@@ -122,16 +122,46 @@ pub(crate) struct Publisher {
     alone: Semaphore,
 }
 
-/// A connection, and the task that publishes over it. The task ends with the last clone of the link.
+/// A connection, and a channel to publish on.
 #[derive(Clone)]
 pub(crate) struct Link {
     pub(crate) connection: Arc<Connection>,
-    publishing: mpsc::Sender<Publish>,
+    publishing: Publishing,
     declared: Arc<Mutex<HashSet<String>>>,
     /// Queues that the delay queues lead to, and when that was last made sure of.
     delayed: Arc<Mutex<HashMap<String, Instant>>>,
     /// The queue that answers over RPC come to, if that is how results come.
     pub(crate) reply_to: Option<String>,
+}
+
+/// How messages get on a channel.
+#[derive(Clone)]
+enum Publishing {
+    /// By way of the task that waits for the confirms. It ends with the last clone of this.
+    Confirmed(mpsc::Sender<Publish>),
+    /// Straight: there is nothing to wait for.
+    Unconfirmed(Channel),
+}
+
+impl Publishing {
+    /// Opens a channel, and starts the task that publishes on it if there are to be confirms.
+    async fn open(connection: &Connection, confirms: bool) -> lapin::Result<Self> {
+        let channel = connection.create_channel().await?;
+        if !confirms {
+            return Ok(Self::Unconfirmed(channel));
+        }
+        channel.confirm_select(ConfirmSelectOptions::default()).await?;
+        let (publishing, requests) = mpsc::channel(UNCONFIRMED);
+        tokio::spawn(publish_all(channel, requests));
+        Ok(Self::Confirmed(publishing))
+    }
+
+    fn is_closed(&self) -> bool {
+        match self {
+            Self::Confirmed(publishing) => publishing.is_closed(),
+            Self::Unconfirmed(channel) => !channel.status().connected(),
+        }
+    }
 }
 
 struct Publish {
@@ -160,7 +190,7 @@ impl Publisher {
                 return Ok(link.clone());
             }
             // A new channel is enough: queues for answers last as long as the connection.
-            if let Ok(publishing) = open_channel(&link.connection, self.confirms).await {
+            if let Ok(publishing) = Publishing::open(&link.connection, self.confirms).await {
                 link.publishing = publishing;
                 return Ok(link.clone());
             }
@@ -245,7 +275,7 @@ impl Link {
         let connection = connect(address, name).await?;
         let refused =
             |source| PublishError::Connect(ConnectError::Refused { address: address.to_string(), source });
-        let publishing = open_channel(&connection, confirms).await.map_err(refused)?;
+        let publishing = Publishing::open(&connection, confirms).await.map_err(refused)?;
         let reply_to = match replies {
             Some(replies) => Some(replies.listen(&connection).await.map_err(refused)?),
             None => None,
@@ -291,15 +321,26 @@ impl Link {
     /// Publishes on a channel of its own: what the broker says there is about this message and no other.
     async fn publish_alone(&self, outgoing: Outgoing) -> Result<(), PublishError> {
         let failed = |source| PublishError::Lost { routing_key: outgoing.routing_key.clone(), source };
-        let publishing = open_channel(&self.connection, true).await.map_err(failed)?;
+        let publishing = Publishing::open(&self.connection, true).await.map_err(failed)?;
         Self { publishing, ..self.clone() }.publish(outgoing).await
     }
 
     async fn publish(&self, outgoing: Outgoing) -> Result<(), PublishError> {
+        match &self.publishing {
+            Publishing::Confirmed(publishing) => self.publish_confirmed(publishing, outgoing).await,
+            Publishing::Unconfirmed(channel) => publish_unconfirmed(channel, outgoing).await,
+        }
+    }
+
+    async fn publish_confirmed(
+        &self,
+        publishing: &mpsc::Sender<Publish>,
+        outgoing: Outgoing,
+    ) -> Result<(), PublishError> {
         let routing_key = outgoing.routing_key.clone();
         let closed = || PublishError::Closed { routing_key: routing_key.clone() };
         let (done, settled) = oneshot::channel();
-        self.publishing.send(Publish { outgoing, done }).await.map_err(|_| closed())?;
+        publishing.send(Publish { outgoing, done }).await.map_err(|_| closed())?;
         let result = settled.await.map_err(|_| closed())?;
         if matches!(result, Err(PublishError::Unroutable { .. })) {
             // Deleted since it was declared: the next message finds out.
@@ -309,15 +350,14 @@ impl Link {
     }
 }
 
-/// Opens a channel, and starts the task that publishes on it.
-async fn open_channel(connection: &Connection, confirms: bool) -> lapin::Result<mpsc::Sender<Publish>> {
-    let channel = connection.create_channel().await?;
-    if confirms {
-        channel.confirm_select(ConfirmSelectOptions::default()).await?;
+/// Publishes, and waits until the message has left for the broker.
+async fn publish_unconfirmed(channel: &Channel, outgoing: Outgoing) -> Result<(), PublishError> {
+    let (exchange, key) = (short(&outgoing.exchange), short(&outgoing.routing_key));
+    let options = BasicPublishOptions::default();
+    match channel.basic_publish(exchange, key, options, &outgoing.body, outgoing.properties).await {
+        Ok(_) => Ok(()),
+        Err(source) => Err(not_published(source, &outgoing.exchange, outgoing.routing_key)),
     }
-    let (publishing, requests) = mpsc::channel(UNCONFIRMED);
-    tokio::spawn(publish_all(channel, requests));
-    Ok(publishing)
 }
 
 /// What tells a message from others when it comes back: its label and its destination.
@@ -423,6 +463,7 @@ impl Returned {
                     self.acknowledged(message, done, back.is_some());
                     continue;
                 }
+                // Not on a channel with confirms.
                 Ok(Confirmation::NotRequested) => Ok(()),
                 Ok(Confirmation::Nack(_)) => {
                     self.claim(&message);
@@ -430,11 +471,7 @@ impl Returned {
                 }
                 Err(source) => {
                     self.claim(&message);
-                    if is_of_another(&source, message.exchange.as_str()) {
-                        Err(PublishError::Closed { routing_key })
-                    } else {
-                        Err(PublishError::Lost { routing_key, source })
-                    }
+                    Err(not_published(source, message.exchange.as_str(), routing_key))
                 }
             };
             tell(done, result);
@@ -479,6 +516,15 @@ impl Returned {
 fn tell(done: oneshot::Sender<Result<(), PublishError>>, result: Result<(), PublishError>) {
     // An error means that nobody waits any more: the sender was cancelled.
     let _ = done.send(result);
+}
+
+/// What to tell the sender of a message that was not published because of `source`.
+fn not_published(source: lapin::Error, exchange: &str, routing_key: String) -> PublishError {
+    if is_of_another(&source, exchange) {
+        PublishError::Closed { routing_key }
+    } else {
+        PublishError::Lost { routing_key, source }
+    }
 }
 
 /// Whether the channel was closed because of an exchange that is missing or forbidden, and not the one given.

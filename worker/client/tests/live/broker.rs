@@ -173,6 +173,34 @@ async fn delayed_messages_come_to_a_queue_that_was_made_again() {
 
 #[tokio::test]
 #[ignore = "needs RabbitMQ: AMQP_URL"]
+async fn without_confirms_messages_arrive_also_after_one_that_closed_the_channel() {
+    let name = unique("client-test");
+    let celery = Celery::builder(address()).default_queue(&*name).confirms(false).connect().await.unwrap();
+    let send = async || celery.send_task("tk.add", &(1, 2), &()).await.unwrap();
+    join_all((0..200).map(|_| send())).await;
+    let connection = connect(&address(), "test").await.unwrap();
+    let arrived = async |wanted: u32| {
+        while queue::inspect(&connection, &name).await.unwrap().ready < wanted {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let patience = Duration::from_secs(10);
+    tokio::time::timeout(patience, arrived(200)).await.expect("not all arrived");
+    let missing = celery_client::Signature::new("tk.add").set("exchange", unique("missing"));
+    celery.send(&missing.set("routing_key", "any")).await.unwrap();
+    // What is sent before the broker has closed the channel is lost.
+    let again = async {
+        while queue::inspect(&connection, &name).await.unwrap().ready == 200 {
+            send().await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(patience, again).await.expect("nothing arrives any more");
+    delete(&name).await;
+}
+
+#[tokio::test]
+#[ignore = "needs RabbitMQ: AMQP_URL"]
 async fn a_full_queue_refuses() {
     let name = unique("client-test");
     let connection = connect(&address(), "test").await.unwrap();
