@@ -646,10 +646,13 @@ async fn tls_takes_an_authority_and_a_client_certificate_of_ones_own() {
     for without in ["ca.crt", "tls.key"] {
         let key = ObjectRef::new(without).within("default");
         hub.subscribe(&key, &secret(without), &Arc::default(), Vec::new());
-        let refused = view(&key, |view| matches!(view.broker, BrokerState::Failed(_))).await;
-        let BrokerState::Failed(problem) = refused.broker else { unreachable!() };
-        assert_eq!(problem.reason, Reason::BrokerUnreachable);
-        assert!(problem.message.to_lowercase().contains("certificate"), "{}", problem.message);
+        // A busy broker may not have answered the first attempt in time.
+        view(&key, |view| {
+            let BrokerState::Failed(problem) = &view.broker else { return false };
+            problem.reason == Reason::BrokerUnreachable
+                && problem.message.to_lowercase().contains("certificate")
+        })
+        .await;
     }
     // Queue over AMQP, policy over the management API.
     let name = format!("tls-{:08x}", fastrand::u32(..));
