@@ -8,8 +8,9 @@ use anyhow::{Context, Result, ensure};
 use celery_client::amqp::short;
 use celery_client::{AsyncResult, BrokerAddress, Celery, connect};
 use futures_util::{StreamExt, TryStreamExt};
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{Patch, PatchParams};
+use kube::api::{ListParams, Patch, PatchParams};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, ResourceExt};
@@ -21,11 +22,14 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 use crate::audit::{self, Mark};
-use crate::soloist::{self, Test};
-use crate::wait;
+use crate::soloist::{self, Scrape, Test};
+use crate::{chart, wait};
 
 /// Who deletes pods when a ReplicaSet has too many.
 const REPLICA_SET_CONTROLLER: (&str, &str) = ("kube-system", "replicaset-controller");
+
+/// What the operator counts tasks in that it failed to protect.
+pub const INTERRUPTED: &str = "soloist_scale_in_interrupted_tasks_total";
 
 /// The TaskQueue of a trial.
 pub const TASK_QUEUE: &str = "jobs";
@@ -150,6 +154,25 @@ pub struct Trial<'a> {
     excused: Mutex<HashSet<String>>,
 }
 
+/// Pods of the installed operator.
+pub async fn installed(test: &Test) -> Result<Vec<Pod>> {
+    let pods: Api<Pod> = Api::namespaced(test.client.clone(), chart::NAMESPACE);
+    Ok(pods.list(&ListParams::default().labels("app.kubernetes.io/name=soloist")).await?.items)
+}
+
+/// Tasks that the installed operator says were interrupted since its pods were made.
+pub async fn interrupted_by_installed(test: &Test) -> Result<f64> {
+    // One of them may be starting again just now.
+    wait::until("the operators' metrics", soloist::START, || async {
+        let mut interrupted = 0.0;
+        for pod in installed(test).await? {
+            interrupted += Scrape::of(&pod).await?.sum(INTERRUPTED);
+        }
+        Ok(Some(interrupted))
+    })
+    .await
+}
+
 /// What came of a trial.
 #[derive(Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Figures {
@@ -196,6 +219,17 @@ impl<'a> Trial<'a> {
     /// Sets the number of workers as `kubectl scale taskqueue` does; none gives it back to the autoscaler.
     pub async fn scale(&self, replicas: Option<u16>) -> Result<()> {
         self.change(json!({"spec": {"replicas": replicas}})).await
+    }
+
+    /// Sets the number of replicas as `kubectl scale deployment` does, once the operator has been told to leave it alone.
+    pub async fn scale_deployment(&self, replicas: u16) -> Result<()> {
+        self.change(json!({"spec": {"replicas": null, "scaling": {"mode": "Off"}}})).await?;
+        // The operator must know before, or it would set the number back.
+        self.test.condition(TASK_QUEUE, "ScalingActive", "False", "ScalingOff").await?;
+        let deployments: Api<Deployment> = self.test.namespace.api();
+        let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
+        deployments.patch_scale(&format!("{TASK_QUEUE}-worker"), &PatchParams::default(), &patch).await?;
+        Ok(())
     }
 
     /// Sends tasks, and waits until every worker has one.

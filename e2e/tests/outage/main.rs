@@ -7,6 +7,7 @@ mod leadership;
 mod namespaces;
 mod neighbours;
 mod node;
+mod overdue;
 mod storm;
 
 use std::io::Write;

@@ -3,8 +3,12 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use e2e::scale_in::{TASK_QUEUE, Trial};
-use e2e::soloist::Test;
+use e2e::scale_in::{TASK_QUEUE, Trial, interrupted_by_installed};
+use e2e::soloist::{START, Test, is_ready};
+use e2e::wait;
+use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicyBinding;
+use kube::Api;
+use kube::api::{Patch, PatchParams};
 use serde_json::json;
 
 #[tokio::test]
@@ -28,6 +32,61 @@ async fn no_worker_is_deleted_before_it_has_drained() -> Result<()> {
         ensure!(figures.deletes >= 16, "{figures:?}");
         ensure!((figures.undrained_deletes, figures.lost, figures.ran_twice) == (0, 0, 0), "{figures:?}");
         Ok(())
+    })
+    .await
+}
+
+/// Says what the API server does about a deletion that the policy doesn't allow.
+async fn on_violation(test: &Test, action: &str) -> Result<()> {
+    let bindings: Api<ValidatingAdmissionPolicyBinding> = Api::all(test.client.clone());
+    let patch = Patch::Merge(json!({"spec": {"validationActions": [action]}}));
+    bindings.patch("soloist-scale-in", &PatchParams::default(), &patch).await?;
+    Ok(())
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: cargo e2e"]
+async fn without_the_policy_idle_workers_go_drained_and_what_interrupts_a_task_is_counted() -> Result<()> {
+    let test = Test::new("best-effort").await?;
+    let outcome = test
+        .run(Duration::from_secs(200), async {
+            on_violation(&test, "Audit").await?;
+            let trial = Trial::new(&test, 2, (6.0, 8.0)).await?;
+            let message = test.condition(TASK_QUEUE, "ScaleInProtection", "False", "BestEffort").await?;
+            ensure!(message.contains("soloist-scale-in"), "{message}");
+            trial.scale(Some(2)).await?;
+            until_pods(&test, 2).await?;
+            trial.scale(Some(1)).await?;
+            until_pods(&test, 1).await?;
+            let figures = trial.figures().await?;
+            ensure!((figures.deletes, figures.undrained_deletes) == (1, 0), "{figures:?}");
+
+            // Kubernetes is told to take both, and nothing holds it up. Their grace period is longer than their tasks.
+            let before = interrupted_by_installed(&test).await?;
+            trial.make_busy(1).await?;
+            trial.scale_deployment(0).await?;
+            trial.until_gone().await?;
+            let figures = trial.figures().await?;
+            let interrupted = interrupted_by_installed(&test).await? - before;
+            println!("{figures:?}, {interrupted} interrupted");
+            ensure!((figures.deletes, figures.undrained_deletes) == (3, 2), "{figures:?}");
+            ensure!((figures.lost, figures.ran_twice) == (0, 0), "{figures:?}");
+            ensure!(interrupted == 2.0, "{interrupted} tasks are counted");
+
+            on_violation(&test, "Deny").await?;
+            test.condition(TASK_QUEUE, "ScaleInProtection", "True", "Guaranteed").await
+        })
+        .await;
+    on_violation(&test, "Deny").await?;
+    outcome.map(drop)
+}
+
+/// Waits until there are so many workers, all of them ready.
+async fn until_pods(test: &Test, wanted: usize) -> Result<()> {
+    wait::until(&format!("{wanted} workers"), START, || async {
+        let pods = test.pods(TASK_QUEUE).await?;
+        ensure!(pods.len() == wanted && pods.iter().all(is_ready), "there are {}", pods.len());
+        Ok(Some(()))
     })
     .await
 }

@@ -10,12 +10,9 @@ use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
 use e2e::benchmark::{self, Verdict};
 use e2e::progress::Progress;
-use e2e::scale_in::{Figures, TASK_QUEUE, Trial};
+use e2e::scale_in::{Figures, TASK_QUEUE, Trial, interrupted_by_installed};
 use e2e::soloist::Test;
 use e2e::wait;
-use k8s_openapi::api::apps::v1::Deployment;
-use kube::Api;
-use kube::api::{Patch, PatchParams};
 use serde::Serialize;
 use serde_json::json;
 use tokio::time::sleep;
@@ -118,10 +115,10 @@ async fn trial(test: &Test, progress: &Progress, arguments: &Arguments) -> Resul
         // More than they can do at once: a worker that goes on consuming would show. The autoscaler would keep them for that.
         trial.make_busy(if *way == Way::Autoscaler { 1 } else { 2 }).await?;
         progress.say(format!("{way:?}: they are to go"));
-        let before = operator::interrupted_by_installed(test).await?;
+        let before = interrupted_by_installed(test).await?;
         interrupted_tasks += take_away(*way, &trial, arguments).await?;
         trial.finish().await?;
-        let after = operator::interrupted_by_installed(test).await?;
+        let after = interrupted_by_installed(test).await?;
         if *way == Way::Kills {
             operator_kills += arguments.kills;
             // Those that were sent away and came back count anew.
@@ -140,13 +137,7 @@ async fn take_away(way: Way, trial: &Trial<'_>, arguments: &Arguments) -> Result
     match way {
         Way::Autoscaler => trial.scale(None).await?,
         Way::Replicas => trial.scale(Some(0)).await?,
-        Way::Deployment => {
-            trial.change(json!({"spec": {"replicas": null, "scaling": {"mode": "Off"}}})).await?;
-            // The operator must know before, or it would set the number back.
-            trial.test.condition(TASK_QUEUE, "ScalingActive", "False", "ScalingOff").await?;
-            scale_deployment(trial.test, &trial.test.namespace.name, &format!("{TASK_QUEUE}-worker"), 0)
-                .await?;
-        }
+        Way::Deployment => trial.scale_deployment(0).await?,
         Way::Rollout => {
             let env = json!([{"name": "ROLLOUT", "value": format!("{:x}", fastrand::u32(..))}]);
             trial.change(json!({"spec": {"worker": {"env": env}}})).await?;
@@ -207,11 +198,4 @@ async fn rolled_out(trial: &Trial<'_>, arguments: &Arguments) -> Result<()> {
         Ok(is_done.then_some(()))
     })
     .await
-}
-
-async fn scale_deployment(test: &Test, namespace: &str, name: &str, replicas: u16) -> Result<()> {
-    let deployments: Api<Deployment> = Api::namespaced(test.client.clone(), namespace);
-    let patch = json!({"spec": {"replicas": replicas}});
-    deployments.patch_scale(name, &PatchParams::default(), &Patch::Merge(patch)).await?;
-    Ok(())
 }

@@ -4,19 +4,16 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use e2e::soloist::{self, START, Scrape, Test};
+use e2e::scale_in::{INTERRUPTED, installed};
+use e2e::soloist::{self, START, Test};
 use e2e::{chart, http, images, paths, wait};
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
-use kube::api::{ListParams, Patch, PatchParams};
+use kube::api::{Patch, PatchParams};
 use serde_json::json;
 use tokio::process::{Child, Command};
 
 const ADDRESS: &str = "127.0.0.1:18091";
-
-/// What it counts tasks in that it failed to protect.
-const INTERRUPTED: &str = "soloist_scale_in_interrupted_tasks_total";
 
 /// An operator for one namespace, without a lease: another one may follow at once.
 pub(crate) struct Operator {
@@ -89,24 +86,6 @@ async fn scale_installed(test: &Test, replicas: usize) -> Result<()> {
         let ready = pods.iter().filter(|pod| soloist::is_ready(pod)).count();
         ensure!(pods.len() == replicas && ready == replicas, "there are {}, {ready} ready", pods.len());
         Ok(Some(()))
-    })
-    .await
-}
-
-async fn installed(test: &Test) -> Result<Vec<Pod>> {
-    let pods: Api<Pod> = Api::namespaced(test.client.clone(), chart::NAMESPACE);
-    Ok(pods.list(&ListParams::default().labels("app.kubernetes.io/name=soloist")).await?.items)
-}
-
-/// Tasks that the installed operator says were interrupted since its pods were made.
-pub(crate) async fn interrupted_by_installed(test: &Test) -> Result<f64> {
-    // One of them may be starting again just now.
-    wait::until("the operators' metrics", START, || async {
-        let mut interrupted = 0.0;
-        for pod in installed(test).await? {
-            interrupted += Scrape::of(&pod).await?.sum(INTERRUPTED);
-        }
-        Ok(Some(interrupted))
     })
     .await
 }
