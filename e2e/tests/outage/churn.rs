@@ -27,7 +27,14 @@ struct Footprint {
 }
 
 async fn footprint(instance: &Instance) -> Result<Footprint> {
-    let scrape = instance.scrape().await?;
+    // The operator hears of the last ones that went a moment after the test does.
+    let scrape = wait::until("all to be forgotten", ROUND, || async {
+        let scrape = instance.scrape().await?;
+        let left = scrape.values("soloist_taskqueue_replicas").len();
+        ensure!(left == 0, "{left} are not");
+        Ok(Some(scrape))
+    })
+    .await?;
     Ok(Footprint {
         mib: scrape.sum("process_resident_memory_bytes") / f64::from(1 << 20),
         descriptors: scrape.sum("process_open_fds"),
