@@ -57,13 +57,16 @@ async fn told(test: &Test, pod: &Pod) -> Result<String> {
     .await
 }
 
-/// Fails unless the operator has counted so many workers that took too long, and tasks that scale-in interrupted.
+/// Waits until the operator has counted so many workers that took too long, and tasks that scale-in interrupted.
 async fn counted(operator: &Instance, overdue: f64, interrupted: f64) -> Result<()> {
-    let scrape = operator.scrape().await?;
-    let seen = ["drain_timeouts", "interrupted_tasks"]
-        .map(|counted| scrape.values(&format!("soloist_scale_in_{counted}_total")));
-    ensure!(seen == [vec![overdue], vec![interrupted]], "it counts {seen:?}");
-    Ok(())
+    wait::until("the counters", START, || async {
+        let scrape = operator.scrape().await?;
+        let seen = ["drain_timeouts", "interrupted_tasks"]
+            .map(|counted| scrape.values(&format!("soloist_scale_in_{counted}_total")));
+        ensure!(seen == [vec![overdue], vec![interrupted]], "they are at {seen:?}");
+        Ok(Some(()))
+    })
+    .await
 }
 
 #[tokio::test]

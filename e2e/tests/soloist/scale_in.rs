@@ -51,7 +51,7 @@ async fn without_the_policy_idle_workers_go_drained_and_what_interrupts_a_task_i
     let outcome = test
         .run(Duration::from_secs(200), async {
             on_violation(&test, "Audit").await?;
-            let trial = Trial::new(&test, 2, (6.0, 8.0)).await?;
+            let trial = Trial::new(&test, 2, (8.0, 10.0)).await?;
             let message = test.condition(TASK_QUEUE, "ScaleInProtection", "False", "BestEffort").await?;
             ensure!(message.contains("soloist-scale-in"), "{message}");
             trial.scale(Some(2)).await?;
