@@ -130,6 +130,32 @@ fn load_average() -> [f64; 3] {
     std::array::from_fn(|_| averages.next().unwrap_or(0.0))
 }
 
+/// An event that waits for the broker, as it will be sent: as a value it takes twice the memory, and thousands wait when tasks are
+/// short.
+#[derive(Debug)]
+struct Waiting {
+    routing_key: String,
+    /// Seconds since 1970.
+    timestamp: f64,
+    body: Vec<u8>,
+}
+
+impl Waiting {
+    fn new(event: &Event) -> Self {
+        Self { routing_key: event.kind.routing_key(), timestamp: event.timestamp, body: event.encode() }
+    }
+
+    /// Events of tasks may be sent many at once.
+    fn is_of_task(&self) -> bool {
+        self.routing_key.starts_with("task.")
+    }
+
+    /// After an interruption a fresh heartbeat says more than all that were missed.
+    fn is_stale(&self, now: f64) -> bool {
+        self.routing_key == "worker.heartbeat" && now - self.timestamp > INTERVAL.as_secs_f64()
+    }
+}
+
 /// Sends events. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Events {
@@ -137,7 +163,7 @@ pub(crate) struct Events {
     pid: i64,
     clock: Arc<Clock>,
     metrics: Arc<Metrics>,
-    queue: mpsc::Sender<Event>,
+    queue: mpsc::Sender<Waiting>,
     /// Whether events of tasks are sent; those of the worker always are.
     task_events: Arc<AtomicBool>,
 }
@@ -145,7 +171,8 @@ pub(crate) struct Events {
 /// The end of [`Events`] that talks to the broker.
 #[derive(Debug)]
 pub(crate) struct Publisher {
-    queue: mpsc::Receiver<Event>,
+    queue: mpsc::Receiver<Waiting>,
+    node: Arc<str>,
     link: Link,
     metrics: Arc<Metrics>,
 }
@@ -159,7 +186,7 @@ impl Events {
         link: Link,
     ) -> (Self, Publisher) {
         let (sender, queue) = mpsc::channel(WAITING_MAX);
-        let publisher = Publisher { queue, link, metrics: Arc::clone(&metrics) };
+        let publisher = Publisher { queue, node: Arc::clone(&node), link, metrics: Arc::clone(&metrics) };
         (
             Self {
                 node,
@@ -204,7 +231,7 @@ impl Events {
             timestamp: now_seconds(),
             kind,
         };
-        if self.queue.try_send(event).is_err() {
+        if self.queue.try_send(Waiting::new(&event)).is_err() {
             self.metrics.events_dropped.inc();
         }
     }
@@ -250,17 +277,12 @@ impl Publisher {
         let mut events = Vec::with_capacity(BATCH);
         while self.queue.recv_many(&mut events, BATCH).await > 0 {
             let channel = self.link.ready().await.channel;
-            // After an interruption a fresh heartbeat says more than all that were missed.
             let now = now_seconds();
-            let is_stale = |event: &Event| {
-                matches!(event.kind, EventKind::WorkerHeartbeat(_))
-                    && now - event.timestamp > INTERVAL.as_secs_f64()
-            };
             let count = events.len();
-            events.retain(|event| !is_stale(event));
+            events.retain(|event: &Waiting| !event.is_stale(now));
             let mut dropped = count - events.len();
-            for together in events.chunk_by(|one, next| is_of_task(one) && is_of_task(next)) {
-                if !publish(&channel, together).await {
+            for together in events.chunk_by(|one, next| one.is_of_task() && next.is_of_task()) {
+                if !publish(&channel, &self.node, together).await {
                     dropped += together.len();
                 }
             }
@@ -274,22 +296,19 @@ impl Publisher {
     }
 }
 
-/// Events of tasks may be sent many at once.
-fn is_of_task(event: &Event) -> bool {
-    event.kind.routing_key().starts_with("task.")
-}
-
 /// Publishes an event, or several of tasks: as an array then, as Celery's workers do.
-async fn publish(channel: &Channel, events: &[Event]) -> bool {
-    let [first, rest @ ..] = events else { return true };
-    let (routing_key, body) = if rest.is_empty() {
-        (first.kind.routing_key(), first.encode())
-    } else {
-        let body = serde_json::to_vec(events).expect("an event has string keys only");
-        ("task.multi".to_owned(), body)
+async fn publish(channel: &Channel, node: &str, events: &[Waiting]) -> bool {
+    let array;
+    let (routing_key, body) = match events {
+        [] => return true,
+        [single] => (single.routing_key.as_str(), &single.body),
+        several => {
+            array = join(several);
+            ("task.multi", &array)
+        }
     };
     let message = Message {
-        headers: Map::from_iter([("hostname".to_owned(), first.hostname.as_str().into())]),
+        headers: Map::from_iter([("hostname".to_owned(), node.into())]),
         properties: Properties {
             content_type: Some(content::JSON.to_owned()),
             content_encoding: Some(content::UTF_8.to_owned()),
@@ -297,13 +316,13 @@ async fn publish(channel: &Channel, events: &[Event]) -> bool {
             priority: Some(0),
             ..Properties::default()
         },
-        body,
+        ..Message::default()
     };
     let sent = channel.basic_publish(
         amqp::short(event::EXCHANGE),
-        amqp::short(&routing_key),
+        amqp::short(routing_key),
         BasicPublishOptions::default(),
-        &message.body,
+        body,
         amqp::basic_properties(&message),
     );
     // Not confirmed: an event that is lost is followed by others.
@@ -315,6 +334,17 @@ async fn publish(channel: &Channel, events: &[Event]) -> bool {
         }
         Err(_) => false,
     }
+}
+
+/// Several events as a JSON array.
+fn join(events: &[Waiting]) -> Vec<u8> {
+    let mut array = Vec::with_capacity(events.iter().map(|event| event.body.len() + 1).sum::<usize>() + 1);
+    for event in events {
+        array.push(if array.is_empty() { b'[' } else { b',' });
+        array.extend_from_slice(&event.body);
+    }
+    array.push(b']');
+    array
 }
 
 fn now_seconds() -> f64 {
@@ -351,12 +381,25 @@ mod tests {
         telling.abort();
         let mut heartbeats = Vec::new();
         while let Some(event) = told.recv().await {
-            if let EventKind::WorkerHeartbeat(state) = event.kind {
-                heartbeats.push((state.active.unwrap(), state.processed.unwrap()));
+            for event in Event::decode(&event.body).unwrap() {
+                if let EventKind::WorkerHeartbeat(state) = event.kind {
+                    heartbeats.push((state.active.unwrap(), state.processed.unwrap()));
+                }
             }
         }
         let idle = heartbeats.iter().filter(|(active, _)| *active == 0).count();
         assert!(idle <= 2, "before the first task and after the last one: {heartbeats:?}");
         assert!(heartbeats.contains(&(1, 3)) && heartbeats.ends_with(&[(0, 5)]), "{heartbeats:?}");
+    }
+
+    #[test]
+    fn several_events_are_an_array() {
+        let events = ["a", "b"].map(|uuid| {
+            let kind = EventKind::TaskStarted { uuid: uuid.to_owned() };
+            Event { hostname: "celery@a".to_owned(), utcoffset: 0.0, pid: 1, clock: 2, timestamp: 3.5, kind }
+        });
+        let waiting = events.each_ref().map(Waiting::new);
+        assert_eq!(Event::decode(&join(&waiting)).unwrap(), events);
+        assert!(waiting.iter().all(Waiting::is_of_task));
     }
 }
