@@ -1,6 +1,7 @@
 //! One message, from its delivery to its acknowledgement.
 //!
-//! What few messages need (canvases, delays) is boxed: it would make the state of each message several times as large.
+//! What few messages need (canvases, delays), or only for a moment (the result store), is boxed: it would make the state of
+//! each message several times as large.
 
 use std::{sync::Arc, time::Duration};
 
@@ -331,7 +332,7 @@ impl Work {
                 queue: properties.reply_to.as_deref(),
                 correlation_id: properties.correlation_id.as_deref().unwrap_or(&meta.task_id),
             };
-            self.results.store(meta, reply, &self.health, &self.metrics).await;
+            Box::pin(self.results.store(meta, reply, &self.health, &self.metrics)).await;
         }
         if let Some(sequel) = &settlement.sequel {
             let failed = Box::pin(self.canvas.conclude(sequel, &home(delivery))).await;

@@ -14,6 +14,10 @@ use tracing::{info, warn};
 use super::{BrokerError, answer};
 use crate::backoff::{self, Backoff};
 
+/// RabbitMQ takes no smaller frames. Whatever goes over this connection has short headers, and lapin's buffers, of 32 frames, fill up
+/// with events while tasks are short.
+const FRAME_BYTES: u32 = 8 << 10;
+
 /// What is to be done on each new connection before it is used.
 pub(crate) type Prepare =
     dyn Fn(Channel) -> Pin<Box<dyn Future<Output = Result<(), BrokerError>> + Send>> + Send + Sync;
@@ -36,11 +40,12 @@ pub(crate) struct Linked {
 impl Link {
     /// Connects, and reconnects as often as needed, for as long as the link is held by anyone.
     pub(crate) fn keep(
-        address: BrokerAddress,
+        mut address: BrokerAddress,
         name: String,
         prepare: Arc<Prepare>,
         carries_results: bool,
     ) -> Self {
+        address.frame_bytes = FRAME_BYTES;
         let (sender, linked) = watch::channel(None);
         tokio::spawn(async move {
             let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(15));
