@@ -105,6 +105,11 @@ pub const MAX_NAME_LENGTH: usize = 52;
     ),
     validation = Rule::new("size(self.metadata.name) <= 52").message(
         "metadata.name may have 52 characters at most, so that the names made from it fit into labels"
+    ),
+    validation = Rule::new(
+        "has(self.spec.queues) == has(oldSelf.spec.queues) || ((!has(self.spec.queues) || self.spec.queues.all(q, q.name != self.metadata.name || (q.type == 'classic' && !has(q.maxPriority)))) && (!has(oldSelf.spec.queues) || oldSelf.spec.queues.all(q, q.name != self.metadata.name || (q.type == 'classic' && !has(q.maxPriority)))))"
+    ).message(
+        "without spec.queues there is a classic one of the TaskQueue's name, whose type and maxPriority can't change: give the queue another name; docs/taskqueue.md (Another type) has the steps"
     )
 )]
 #[cfg_attr(test, kube(cel))]

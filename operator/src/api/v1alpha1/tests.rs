@@ -81,7 +81,9 @@ fn updated(new: &TaskQueue, old: &TaskQueue) -> kube::Result<()> {
         let name = format!("rules-{:08x}", fastrand::u32(..));
         let named = |task_queue: &TaskQueue| {
             let mut named = task_queue.clone();
-            named.metadata.name = Some(name.clone());
+            let before = named.metadata.name.replace(name.clone());
+            let own = named.spec.queues.iter_mut().filter(|queue| Some(&queue.name) == before.as_ref());
+            own.for_each(|queue| queue.name.clone_from(&name));
             named
         };
         let there = api.create(&PostParams::default(), &named(old)).await?;
@@ -121,6 +123,7 @@ fn api_server_agrees_with_every_rule() {
     names_of_the_broker_are_refused();
     a_queue_may_not_be_anothers_dead_letter_queue();
     type_and_priorities_of_a_queue_are_immutable();
+    the_queue_of_a_task_queue_without_queues_is_immutable_too();
     what_earlier_releases_stored_is_valid_and_keeps_every_field();
 }
 
@@ -274,33 +277,52 @@ fn a_queue_may_not_be_anothers_dead_letter_queue() {
     );
 }
 
+#[track_caller]
+fn accepts_update(new: &TaskQueue, old: &TaskQueue) {
+    new.validate_cel_update(old).unwrap();
+    if API_SERVER.get() {
+        updated(new, old).unwrap();
+    }
+}
+
+#[track_caller]
+fn refuses_update(new: &TaskQueue, old: &TaskQueue, message: &str, remedy: &str) {
+    let mut refusals = vec![new.validate_cel_update(old).expect_err("a rule refuses this").to_string()];
+    if API_SERVER.get() {
+        refusals.push(updated(new, old).expect_err("the API server refuses this").to_string());
+    }
+    for refused in refusals {
+        assert!(refused.contains(message) && refused.contains(remedy), "{refused}");
+    }
+}
+
 #[test]
 fn type_and_priorities_of_a_queue_are_immutable() {
-    #[track_caller]
-    fn refuses_update(new: &TaskQueue, old: &TaskQueue, message: &str) {
-        let mut refusals = vec![new.validate_cel_update(old).expect_err("a rule refuses this").to_string()];
-        if API_SERVER.get() {
-            refusals.push(updated(new, old).expect_err("the API server refuses this").to_string());
-        }
-        for refused in refusals {
-            assert!(
-                refused.contains(message)
-                    && refused.contains("make another TaskQueue, whose queue has a new name"),
-                "{refused}"
-            );
-        }
-    }
+    let remedy = "make another TaskQueue, whose queue has a new name";
     let classic = queue(json!({}));
     let quorum = queue(json!({"type": "quorum"}));
     let prioritized = queue(json!({"maxPriority": 5}));
-    refuses_update(&quorum, &classic, "type can't change");
-    refuses_update(&prioritized, &classic, "maxPriority can't change");
-    refuses_update(&classic, &prioritized, "maxPriority can't change");
+    refuses_update(&quorum, &classic, "type can't change", remedy);
+    refuses_update(&prioritized, &classic, "maxPriority can't change", remedy);
+    refuses_update(&classic, &prioritized, "maxPriority can't change", remedy);
     let limited = queue(json!({"maxLength": 9}));
-    limited.validate_cel_update(&classic).unwrap();
-    classic.validate_cel_update(&classic).unwrap();
-    if API_SERVER.get() {
-        updated(&limited, &classic).unwrap();
+    accepts_update(&limited, &classic);
+    accepts_update(&classic, &classic);
+}
+
+#[test]
+fn the_queue_of_a_task_queue_without_queues_is_immutable_too() {
+    let (default, classic) = (task_queue(json!({})), queue(json!({})));
+    let other = queue(json!({"name": "blue", "type": "quorum"}));
+    for alike in [&classic, &other] {
+        accepts_update(alike, &default);
+        accepts_update(&default, alike);
+    }
+    for settings in [json!({"type": "quorum"}), json!({"maxPriority": 5})] {
+        let unlike = queue(settings);
+        let (message, remedy) = ("there is a classic one", "give the queue another name");
+        refuses_update(&unlike, &default, message, remedy);
+        refuses_update(&default, &unlike, message, remedy);
     }
 }
 
@@ -320,6 +342,20 @@ fn template_names_a_field_that_pods_do_not_have() {
     let typo = template(json!({"spec": {"containers": [{"name": "worker", "imagePulPolicy": "Always"}]}}));
     assert_eq!(typo.unwrap_err(), "unknown field `spec.containers[0].imagePulPolicy`");
     assert_eq!(template(serde_json::Value::Null), Ok(None));
+}
+
+#[test]
+fn template_leaves_a_worker_the_time_to_finish_its_task() {
+    let template = |seconds| {
+        let template = json!({"spec": {"terminationGracePeriodSeconds": seconds}});
+        let worker = json!({"image": "i", "drainTimeoutSeconds": 60, "template": template});
+        task_queue(json!({"worker": worker})).spec.worker.template()
+    };
+    assert!(template(60).is_ok());
+    let refused = template(59).unwrap_err();
+    let says =
+        "spec.terminationGracePeriodSeconds is 59, less than the 60 of spec.worker.drainTimeoutSeconds";
+    assert!(refused.starts_with(says) && refused.ends_with("or lower drainTimeoutSeconds"), "{refused}");
 }
 
 #[test]

@@ -62,14 +62,23 @@ fn drain_timeout_seconds() -> u32 {
 }
 
 impl WorkerSpec {
-    /// The pod template overlay as a typed value, or what is wrong with it: a value of the wrong type, or a field that pods do not have.
+    /// The pod template overlay as a typed value, or what is wrong with it: a value of the wrong type, a field that pods do not have, or
+    /// too little time for a worker to finish its task.
     pub fn template(&self) -> Result<Option<PodTemplateSpec>, String> {
         let Some(written) = &self.template else { return Ok(None) };
         let typed: PodTemplateSpec =
             serde_path_to_error::deserialize(written).map_err(|error| error.to_string())?;
         let known = serde_json::to_value(&typed).map_err(|error| error.to_string())?;
-        match unknown_field("", written, &known) {
-            Some(path) => Err(format!("unknown field `{path}`")),
+        if let Some(path) = unknown_field("", written, &known) {
+            return Err(format!("unknown field `{path}`"));
+        }
+        let grace = typed.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
+        let drain = self.drain_timeout_seconds;
+        match grace.filter(|grace| *grace < drain.into()) {
+            Some(grace) => Err(format!(
+                "spec.terminationGracePeriodSeconds is {grace}, less than the {drain} of spec.worker.drainTimeoutSeconds: a worker would be \
+                 killed with its task; leave it out, or lower drainTimeoutSeconds"
+            )),
             None => Ok(Some(typed)),
         }
     }
