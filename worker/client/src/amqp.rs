@@ -4,6 +4,7 @@ use celery_protocol::{Map, Message, Properties};
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
 use serde_json::{Number, Value};
+use std::collections::BTreeMap;
 
 /// A text as an AMQP short string: at most 255 bytes, cut at a character's end.
 ///
@@ -58,13 +59,10 @@ fn lossy(bytes: &[u8]) -> Value {
 /// bytes that AMQP has for it is left out.
 #[must_use]
 pub fn table(headers: &Map) -> FieldTable {
-    let mut table = FieldTable::default();
-    for (key, value) in headers {
-        if let Ok(key) = ShortString::try_new(key.as_str()) {
-            table.insert(key, from_value(value));
-        }
-    }
-    table
+    let field =
+        |(key, value): (&String, &Value)| Some((ShortString::try_new(key.as_str()).ok()?, from_value(value)));
+    // All at once: one by one, each would push others aside.
+    headers.iter().filter_map(field).collect::<BTreeMap<_, _>>().into()
 }
 
 fn from_value(value: &Value) -> AMQPValue {

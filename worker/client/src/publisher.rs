@@ -1,4 +1,7 @@
 //! Publishing with confirms: many messages on their way at once, each known to have arrived or not.
+//!
+//! What few messages need (a connection, a queue, a channel of their own) is boxed: the state of each message on its way would be
+//! several times as large.
 
 use crate::amqp::short;
 use crate::broker::BrokerAddress;
@@ -190,13 +193,14 @@ impl Publisher {
                 return Ok(link.clone());
             }
             // A new channel is enough: queues for answers last as long as the connection.
-            if let Ok(publishing) = Publishing::open(&link.connection, self.confirms).await {
+            if let Ok(publishing) = Box::pin(Publishing::open(&link.connection, self.confirms)).await {
                 link.publishing = publishing;
                 return Ok(link.clone());
             }
         }
         *current = None;
-        let link = Link::open(&self.address, &self.name, self.confirms, self.replies.as_ref()).await?;
+        let opening = Link::open(&self.address, &self.name, self.confirms, self.replies.as_ref());
+        let link = Box::pin(opening).await?;
         Ok(current.insert(link).clone())
     }
 
@@ -222,13 +226,13 @@ impl Publisher {
                     link.declare(queue).await?;
                 }
                 if let Some(queue) = queue.filter(|_| delayed) {
-                    self.declare_delays(&link, queue).await?;
+                    Box::pin(self.declare_delays(&link, queue)).await?;
                 }
                 match link.publish(message(&link)).await {
                     Err(error) if error.may_be_of_another() => {
                         // Nobody closes it, so that this always gives a permit.
                         let _permit = self.alone.acquire().await;
-                        link.publish_alone(message(&link)).await
+                        Box::pin(link.publish_alone(message(&link))).await
                     }
                     published => published,
                 }
@@ -293,7 +297,7 @@ impl Link {
     async fn declare(&self, queue: &str) -> Result<(), QueueError> {
         let mut declared = self.declared.lock().await;
         if !declared.contains(queue) {
-            queue::declare_default(&self.connection, queue).await?;
+            Box::pin(queue::declare_default(&self.connection, queue)).await?;
             declared.insert(queue.to_owned());
         }
         Ok(())

@@ -92,13 +92,14 @@ impl Celery {
         if signature.subtask_type.is_none() && signature.task != "celery.chunks" {
             return self.send_one(signature).await;
         }
-        let plan = self.plan(signature).await?;
+        // Boxed, so that the state of a plain call stays small.
+        let plan = Box::pin(self.plan(signature)).await?;
         if plan.result.members.is_some() {
             return Err(SendError::Shape(
                 "the canvas ends in a group, which has many results: use `send_group`",
             ));
         }
-        match self.carry_out(plan).await? {
+        match Box::pin(self.carry_out(plan)).await? {
             CanvasResult::Task(result) => Ok(result),
             CanvasResult::Group(_) => unreachable!("a handle without members is of a task"),
         }
