@@ -50,9 +50,11 @@ pub(super) enum Progress {
     Gone,
 }
 
-/// Whether a TaskQueue is about to go, and its queues with it.
+/// Whether a TaskQueue is about to go, and its queues with it. With `Retain` they stay, though a finalizer of an earlier policy may be on.
 pub(super) fn is_ending(task_queue: &TaskQueue) -> bool {
-    task_queue.metadata.deletion_timestamp.is_some() && has_finalizer(&task_queue.metadata)
+    task_queue.metadata.deletion_timestamp.is_some()
+        && has_finalizer(&task_queue.metadata)
+        && task_queue.spec.deletion_policy != DeletionPolicy::Retain
 }
 
 /// Whether the workers of a TaskQueue are gone, or have had their time.
@@ -189,5 +191,29 @@ async fn set_finalizer(metadata: &ObjectMeta, on: bool, context: &Context) -> Re
         }
         Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
         Err(source) => Err(Error::SetFinalizer { name, source }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queues_stay_once_the_policy_says_so_whatever_the_finalizer() {
+        let deleted = |policy| {
+            let task_queue = json!({
+                "apiVersion": "soloist.dev/v1alpha1",
+                "kind": "TaskQueue",
+                "metadata": {"name": "emails", "deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": [FINALIZER]},
+                "spec": {
+                    "broker": {"secretRef": {"name": "rabbitmq"}},
+                    "worker": {"image": "w"},
+                    "scaling": {"maxReplicas": 5},
+                    "deletionPolicy": policy,
+                },
+            });
+            is_ending(&serde_json::from_value(task_queue).unwrap())
+        };
+        assert_eq!(["Delete", "DeleteIfEmpty", "Retain"].map(deleted), [true, true, false]);
     }
 }
