@@ -7,6 +7,7 @@ use kube::api::{Patch, PatchParams};
 use serde_json::json;
 use soloist_operator::api::v1alpha1::{ScalingMode, TaskQueue};
 use soloist_operator::plan::metadata::PAUSED_ANNOTATION;
+use soloist_operator::plan::reason::Reason;
 use soloist_terminal::{Failure, count, line};
 use tokio::time::{Instant, sleep};
 
@@ -30,7 +31,7 @@ pub(crate) async fn pause(cluster: &Cluster, name: &str) -> Result<(), Failure> 
         return line(&format!("{name} needs no pause: {why}"));
     }
     let patched = patch(cluster, name, &json!({"spec": {"scaling": {"paused": true}}})).await?;
-    let seen = until_seen(cluster, name, &patched).await?;
+    let seen = until_seen(cluster, name, &patched, true).await?;
     let replicas = seen.status.map_or(0, |status| status.desired_replicas);
     line(&format!(
         "{name} is paused at {}: none is added or taken away, whatever waits. Workers that fail are replaced, and tasks go on.",
@@ -48,7 +49,7 @@ pub(crate) async fn resume(cluster: &Cluster, name: &str) -> Result<(), Failure>
         &json!({"metadata": {"annotations": {PAUSED_ANNOTATION: null}}, "spec": {"scaling": {"paused": null}}}),
     )
     .await?;
-    let seen = until_seen(cluster, name, &patched).await?;
+    let seen = until_seen(cluster, name, &patched, false).await?;
     if let Some(why) = needs_no_pause(&patched) {
         return line(&format!(
             "{name} isn't paused, but {why}; what would change that: kubectl soloist why {name} -n {}",
@@ -79,13 +80,21 @@ async fn patch(cluster: &Cluster, name: &str, patch: &serde_json::Value) -> Resu
     task_queues.patch(name, &parameters, &Patch::Merge(patch)).await.map_err(|error| failure::of(&error))
 }
 
-/// Waits until the operator's status speaks of the change.
-async fn until_seen(cluster: &Cluster, name: &str, patched: &TaskQueue) -> Result<TaskQueue, Failure> {
+/// Waits until the operator's status speaks of the change. An annotation that goes is no new generation: the decision tells.
+async fn until_seen(
+    cluster: &Cluster,
+    name: &str,
+    patched: &TaskQueue,
+    paused: bool,
+) -> Result<TaskQueue, Failure> {
     let deadline = Instant::now() + SEEN_WITHIN;
     loop {
         let task_queue = gather::task_queue(cluster, name).await?;
-        let seen = task_queue.status.as_ref().and_then(|status| status.observed_generation);
-        if seen >= patched.metadata.generation {
+        let status = task_queue.status.as_ref();
+        let seen = status.and_then(|status| status.observed_generation);
+        let decision = status.and_then(|status| status.decision.as_ref());
+        let is_held = decision.is_some_and(|decision| decision.reason == Reason::Paused.as_str());
+        if seen >= patched.metadata.generation && (paused || !is_held) {
             return Ok(task_queue);
         }
         if Instant::now() >= deadline {
