@@ -378,7 +378,7 @@ impl WorkerBuilder {
             create_missing_queues: self.create_missing_queues,
         };
         let stopped = consume::run(&work, &options, &queues, self.most_in_hand).await;
-        let is_restarting = work.stop.urgency() == Urgency::Restart;
+        let stop = work.stop.clone();
         beating.abort();
         controlling.abort();
         work.events.offline(&work.activity);
@@ -388,7 +388,8 @@ impl WorkerBuilder {
         if timeout(FAREWELL, publishing).await.is_err() {
             warn!("the last events could not be sent");
         }
-        if is_restarting {
+        // Asked only now: the process that comes next knows nothing of a signal that this one had.
+        if stop.urgency() == Urgency::Restart {
             info!("starting anew");
             return Ok(None);
         }
