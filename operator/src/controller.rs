@@ -34,7 +34,7 @@ use self::update_status::update_status;
 use crate::api::v1alpha1::{ScalingMode, TaskQueue};
 use crate::metrics::Outcome;
 use crate::plan::autoscaler::{self, Decision, Policy};
-use crate::plan::changes::{Changes, applied_hash, changes};
+use crate::plan::changes::{Changes, applied_hash, changes, scale};
 use crate::plan::deployment::deployment;
 use crate::plan::law::{self, Observation};
 use crate::plan::reason::Reason;
@@ -70,7 +70,7 @@ async fn reconcile(guarded: &Guarded, context: &Context) -> Result<Action, Error
         let mut draining = drain::Workers::new(task_queue, &observed, context);
         let decision = decide(task_queue, &observed, draining.counting(task_queue), &mut memory);
         let drained = draining.drain(task_queue, decision.ask_for, &observed, &mut memory, context).await;
-        let plan = plan(task_queue, &observed, decision, drained.replicas, &memory);
+        let plan = plan(task_queue, &observed, decision, drained.replicas, &mut memory);
         let applied = apply(task_queue, &observed, &plan.changes, &plan.decision, &mut memory, context).await;
         // Of what is about to go no conditions are told.
         if is_ending(task_queue) {
@@ -152,8 +152,33 @@ fn plan(
     observed: &Observed,
     decision: Decision,
     replicas: u16,
-    memory: &Memory,
+    memory: &mut Memory,
 ) -> Plan {
+    let now = Decision { ask_for: decision.ask_for.map(|_| replicas), ..decision.clone() };
+    let mut changes = compare(task_queue, observed, &now, memory);
+    if is_ending(task_queue) {
+        // Its Deployment may be on its way out already, with the whole namespace: it is not to be made again.
+        changes.apply = None;
+        changes.scale = changes.scale.filter(|_| observed.deployment.is_some());
+    }
+    let mut workers = workers(&observed.pods, observed.deployment.as_deref(), Timestamp::now());
+    workers.problem = observed.results_problem.clone().or(workers.problem);
+    Plan {
+        changes,
+        decision,
+        workers,
+        running: (observed.tasks.silent_workers == 0).then_some(observed.tasks.running),
+    }
+}
+
+/// Compares the Deployment that is wanted with the one that is there. As long as neither has changed, what was found before holds: to make
+/// the one and to compare it with the other is most of what a reconciliation costs.
+fn compare(task_queue: &TaskQueue, observed: &Observed, now: &Decision, memory: &mut Memory) -> Changes {
+    let live = observed.deployment.as_deref();
+    let versions = live.map(|live| (task_queue.metadata.generation, live.metadata.resource_version.clone()));
+    if let Some(live) = live.filter(|_| memory.as_wanted == versions) {
+        return Changes { scale: scale(live, now), ..Changes::default() };
+    }
     let wanted = task_queue
         .spec
         .worker
@@ -163,27 +188,15 @@ fn plan(
             reason: Reason::TemplateInvalid,
             message: format!("spec.worker.template: {error}"),
         });
-    let drift_is_known = match (&wanted, &memory.known_drift, &observed.deployment) {
+    let drift_is_known = match (&wanted, &memory.known_drift, live) {
         (Ok(wanted), Some((hash, generation)), Some(live)) => {
             applied_hash(wanted) == Some(hash) && live.metadata.generation == *generation
         }
         _ => false,
     };
-    let now = Decision { ask_for: decision.ask_for.map(|_| replicas), ..decision.clone() };
-    let mut changes = changes(task_queue, wanted, observed.deployment.as_ref(), &now, drift_is_known);
-    if is_ending(task_queue) {
-        // Its Deployment may be on its way out already, with the whole namespace: it is not to be made again.
-        changes.apply = None;
-        changes.scale = changes.scale.filter(|_| observed.deployment.is_some());
-    }
-    let mut workers = workers(&observed.pods, observed.deployment.as_ref(), Timestamp::now());
-    workers.problem = observed.results_problem.clone().or(workers.problem);
-    Plan {
-        changes,
-        decision,
-        workers,
-        running: (observed.tasks.silent_workers == 0).then_some(observed.tasks.running),
-    }
+    let changes = changes(task_queue, wanted, live, now, drift_is_known);
+    memory.as_wanted = versions.filter(|_| changes.apply.is_none() && changes.problem.is_none());
+    changes
 }
 
 /// When to look again if nothing happens until then.

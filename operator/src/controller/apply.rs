@@ -46,7 +46,7 @@ pub(super) async fn apply(
     memory: &mut Memory,
     context: &Context,
 ) -> Result<Applied, Error> {
-    let mut before = observed.deployment.as_ref().map(replicas);
+    let mut before = observed.deployment.as_deref().map(replicas);
     let mut refused = None;
     if let Some(wanted) = &changes.apply {
         match apply_deployment(task_queue, observed, wanted, memory, context).await? {
@@ -118,7 +118,7 @@ fn deployments(namespace: Option<String>, client: &Client) -> Api<Deployment> {
 /// Keeps what the API server returned: the watch may lag behind.
 fn remember(mut written: Deployment, memory: &mut Memory) {
     trim(&mut written);
-    memory.written = Some((written, Instant::now()));
+    memory.written = Some((Arc::new(written), Instant::now()));
 }
 
 /// Sets the number of replicas in one patch, under a manager of its own: applying the rest of the Deployment never touches it.
@@ -141,11 +141,11 @@ async fn scale(
     match api.patch_scale(&name, &parameters, &Patch::Apply(&patch)).await {
         Ok(scaled) => {
             let written = memory.written.take().map(|(written, _)| written);
-            let shown = || context.deployment(&namespace, &name).map(Arc::unwrap_or_clone);
-            if let Some(mut written) = written.or_else(shown) {
+            if let Some(written) = written.or_else(|| context.deployment(&namespace, &name)) {
+                let mut written = Arc::unwrap_or_clone(written);
                 written.metadata.resource_version = scaled.metadata.resource_version;
                 own_replicas(&mut written, wanted);
-                memory.written = Some((written, Instant::now()));
+                memory.written = Some((Arc::new(written), Instant::now()));
             }
             Ok(None)
         }

@@ -81,7 +81,9 @@ pub(super) struct Memory {
     /// What was wanted.
     pub(super) history: History,
     /// The Deployment as the API server returned it, until the watch shows it too.
-    pub(super) written: Option<(Deployment, Instant)>,
+    pub(super) written: Option<(Arc<Deployment>, Instant)>,
+    /// The generation of the TaskQueue and the version of its Deployment in which that one is as wanted.
+    pub(super) as_wanted: Option<(Option<i64>, Option<String>)>,
     /// The hash that was applied and the generation that came of it, if the result still differs from what was wanted.
     pub(super) known_drift: Option<(String, Option<i64>)>,
     /// What the API server refused: the hash of the Deployment, why, and when.
@@ -113,6 +115,7 @@ impl Memory {
             uid,
             history: History::default(),
             written: None,
+            as_wanted: None,
             known_drift: None,
             refused: None,
             status: None,

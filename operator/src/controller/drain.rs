@@ -91,7 +91,7 @@ impl Workers {
         Self {
             pods: pods.filter_map(|pod| candidate(pod, &observed.activity, &obeyed, now)).collect(),
             replica_sets: context.replica_sets(&reference(task_queue)),
-            replicas: observed.deployment.as_ref().map(replicas).unwrap_or_default(),
+            replicas: observed.deployment.as_deref().map(replicas).unwrap_or_default(),
             can_tell: observed.broker == BrokerState::Connected,
         }
     }

@@ -53,7 +53,7 @@ pub(super) struct Observed {
     pub(super) workers: law::Workers,
     pub(super) claim: Option<Claim>,
     pub(super) pods: Vec<WorkerPod>,
-    pub(super) deployment: Option<Deployment>,
+    pub(super) deployment: Option<Arc<Deployment>>,
     /// What is wrong with the Secret of the result store.
     pub(super) results_problem: Option<Problem>,
     /// What became of the queues that were to go with the TaskQueue.
@@ -131,7 +131,7 @@ pub(super) async fn observe(
 }
 
 /// The Deployment: as it was written last, until the watch shows that or something newer.
-fn deployment(task_queue: &TaskQueue, memory: &mut Memory, context: &Context) -> Option<Deployment> {
+fn deployment(task_queue: &TaskQueue, memory: &mut Memory, context: &Context) -> Option<Arc<Deployment>> {
     let namespace = task_queue.namespace().unwrap_or_default();
     let shown = context.deployment(&namespace, &deployment_name(&task_queue.name_any()));
     if let Some((written, at)) = &memory.written {
@@ -139,11 +139,11 @@ fn deployment(task_queue: &TaskQueue, memory: &mut Memory, context: &Context) ->
             version(shown) >= version(written) || shown.metadata.uid != written.metadata.uid
         });
         if !caught_up && at.elapsed() < WATCH_LAG {
-            return Some(written.clone());
+            return Some(Arc::clone(written));
         }
         memory.written = None;
     }
-    shown.map(Arc::unwrap_or_clone)
+    shown
 }
 
 fn version(deployment: &Deployment) -> Option<u64> {

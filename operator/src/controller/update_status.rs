@@ -16,14 +16,14 @@ use crate::api::v1alpha1::{DecisionStatus, TaskQueue, TaskQueueStatus};
 use crate::metrics::Quantity;
 use crate::plan::autoscaler::{Backlog, Decision};
 use crate::plan::metadata::{OPERATOR, selector_text};
-use crate::plan::status::{Facts, Told, UNKNOWN, Workers, conditions, merged};
+use crate::plan::status::{Facts, SCALE_IN_PROTECTION, Stated, Told, UNKNOWN, Workers, conditions, merged};
 
 /// Numbers alone are written this often when they begin to change, and ever less often while they go on: they change with every task.
 const NUMBERS_FIRST_EVERY: Duration = Duration::from_secs(2);
 const NUMBERS_AT_LEAST_EVERY: Duration = Duration::from_secs(30);
 
-/// How long an operator that has just begun leaves a status alone while it doesn't know everything.
-const TAKE_OVER_WITHIN: Duration = Duration::from_secs(5);
+/// How long the first status that this operator writes of a TaskQueue can wait for what isn't known yet.
+const BEGIN_WITHIN: Duration = Duration::from_secs(5);
 
 /// Writes the status if it has changed. Returns when it is to be looked at again, if a change of numbers was put off.
 pub(super) async fn update_status(
@@ -69,11 +69,9 @@ pub(super) async fn update_status(
     if after == before {
         return Ok(None);
     }
-    // An operator that has just begun knows nothing yet. What the one before it wrote is as good until it does.
-    let takes_over = memory.status.is_none() && before.observed_generation == generation;
-    if takes_over
-        && stated.iter().any(|stated| stated.status == UNKNOWN)
-        && let Some(wait) = TAKE_OVER_WITHIN.checked_sub(memory.since.elapsed())
+    if memory.status.is_none()
+        && can_wait(&stated, before.observed_generation == generation)
+        && let Some(wait) = BEGIN_WITHIN.checked_sub(memory.since.elapsed())
     {
         return Ok(Some(wait));
     }
@@ -104,6 +102,17 @@ pub(super) async fn update_status(
         .await;
     }
     Ok(None)
+}
+
+/// Whether a first status can wait, because something is not known that soon will be. An operator that takes over leaves what the one before
+/// it wrote, which is as good. Of a new TaskQueue nothing is told until there is a problem or all is known: each word in between would be a
+/// write, for less than a second.
+fn can_wait(stated: &[Stated], takes_over: bool) -> bool {
+    // Whether workers are protected may stay unknown.
+    let counts = |stated: &&Stated| takes_over || stated.type_ != SCALE_IN_PROTECTION;
+    let mut counting = stated.iter().filter(counts);
+    let is_wrong = !takes_over && counting.clone().any(Stated::is_warning);
+    !is_wrong && counting.any(|stated| stated.status == UNKNOWN)
 }
 
 /// How often numbers are written.
@@ -231,6 +240,8 @@ mod tests {
     use super::*;
     use crate::plan::autoscaler::DecisionReason;
     use crate::plan::law::Terms;
+    use crate::plan::reason::Reason;
+    use crate::plan::status::{BROKER_REACHABLE, FALSE, QUEUES_DECLARED, TRUE};
 
     #[test]
     fn status_and_metrics_have_every_quantity_of_a_decision() {
@@ -260,6 +271,24 @@ mod tests {
                 assert_eq!(metrics.get(name.as_str()).copied(), value.as_f64(), "{name} in metrics");
             }
         }
+    }
+
+    #[test]
+    fn a_first_status_waits_for_what_is_unknown_but_not_with_a_problem() {
+        let stated =
+            |type_, status| Stated { type_, status, reason: Reason::Connecting, message: String::new() };
+        let unknown = || stated(BROKER_REACHABLE, UNKNOWN);
+        let (known, problem) = (stated(QUEUES_DECLARED, TRUE), stated(QUEUES_DECLARED, FALSE));
+        for takes_over in [false, true] {
+            assert!(can_wait(&[unknown(), known.clone()], takes_over));
+            assert!(!can_wait(std::slice::from_ref(&known), takes_over));
+            assert_eq!(can_wait(&[unknown(), problem.clone()], takes_over), takes_over);
+            assert_eq!(
+                can_wait(&[stated(SCALE_IN_PROTECTION, UNKNOWN), known.clone()], takes_over),
+                takes_over
+            );
+        }
+        assert!(can_wait(&[unknown(), stated(SCALE_IN_PROTECTION, FALSE)], false));
     }
 
     /// Seconds at which numbers are written that change at these seconds.

@@ -59,11 +59,15 @@ pub fn changes(
     }
     changes.scale = match live {
         None => changes.apply.as_ref().map(|_| first),
-        Some(live) => decision.ask_for.filter(|wanted| {
-            replicas(live) != *wanted || !own_replicas(live, |manager| manager == AUTOSCALER)
-        }),
+        Some(live) => scale(live, decision),
     };
     changes
+}
+
+/// The number of replicas to set on a Deployment that is there: none if the autoscaler asks for it already.
+pub fn scale(live: &Deployment, decision: &Decision) -> Option<u16> {
+    let is_set = |wanted| replicas(live) == wanted && own_replicas(live, |manager| manager == AUTOSCALER);
+    decision.ask_for.filter(|wanted| !is_set(*wanted))
 }
 
 /// Replicas asked for.
