@@ -28,7 +28,7 @@ mod reports;
 mod state;
 mod twins;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -56,12 +56,19 @@ pub const SILENT_AFTER: Duration = Duration::from_secs(10);
 
 /// All brokers that TaskQueues use.
 pub struct Hub {
-    brokers: Mutex<Vec<Broker>>,
+    brokers: Mutex<Brokers>,
     trigger: Trigger,
     metrics: Arc<Metrics>,
     /// The name of the connections, shown by RabbitMQ.
     name: String,
     twins: Twins,
+}
+
+#[derive(Default)]
+struct Brokers {
+    all: Vec<Arc<Broker>>,
+    /// The one that each TaskQueue is subscribed to.
+    of: HashMap<ObjectRef<TaskQueue>, Arc<Broker>>,
 }
 
 struct Broker {
@@ -76,7 +83,7 @@ impl Hub {
         Self { brokers: Mutex::default(), trigger, metrics, name, twins: Twins::default() }
     }
 
-    fn brokers(&self) -> MutexGuard<'_, Vec<Broker>> {
+    fn brokers(&self) -> MutexGuard<'_, Brokers> {
         self.brokers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -92,32 +99,36 @@ impl Hub {
         nodes: Vec<String>,
     ) {
         let mut brokers = self.brokers();
-        for broker in brokers.iter().filter(|broker| broker.address != *address) {
-            broker.shared.unsubscribe(task_queue);
-        }
-        Self::close_unused(&mut brokers, Some(address));
-        let index = brokers.iter().position(|broker| broker.address == *address);
-        let broker = match index {
-            Some(index) => &brokers[index],
-            None => brokers.push_mut(self.open(address)),
-        };
+        let known = brokers.of.get(task_queue).filter(|broker| broker.address == *address).map(Arc::clone);
+        let broker = known.unwrap_or_else(|| {
+            brokers.unsubscribe(task_queue);
+            let open = brokers.all.iter().find(|broker| broker.address == *address).map(Arc::clone);
+            let broker = open.unwrap_or_else(|| {
+                let opened = Arc::new(self.open(address));
+                brokers.all.push(Arc::clone(&opened));
+                opened
+            });
+            brokers.of.insert(task_queue.clone(), Arc::clone(&broker));
+            broker
+        });
         broker.shared.subscribe(task_queue, topology, nodes);
     }
 
     /// States that a TaskQueue needs no broker any more: it is gone, or its address isn't known.
     pub fn unsubscribe(&self, task_queue: &ObjectRef<TaskQueue>) {
-        let mut brokers = self.brokers();
-        for broker in brokers.iter() {
-            broker.shared.unsubscribe(task_queue);
-        }
-        Self::close_unused(&mut brokers, None);
+        self.brokers().unsubscribe(task_queue);
+    }
+
+    /// What is known about the broker that a TaskQueue is subscribed to.
+    fn shared(&self, task_queue: &ObjectRef<TaskQueue>) -> Option<Arc<Shared>> {
+        self.brokers().of.get(task_queue).map(|broker| Arc::clone(&broker.shared))
     }
 
     /// Lets queues of a TaskQueue go for good; [`View::removed`] says when that is done. It has to be subscribed, with nothing that would
     /// be declared again.
     pub fn remove(&self, task_queue: &ObjectRef<TaskQueue>, removal: &Removal) {
-        for broker in self.brokers().iter() {
-            broker.shared.remove(task_queue, removal.clone());
+        if let Some(shared) = self.shared(task_queue) {
+            shared.remove(task_queue, removal.clone());
         }
     }
 
@@ -129,9 +140,8 @@ impl Hub {
         orders: BTreeMap<String, Order>,
         now: Instant,
     ) -> HashSet<String> {
-        let brokers = self.brokers();
-        let broker = brokers.iter().find(|broker| broker.shared.is_subscribed(task_queue));
-        broker.map(|broker| broker.shared.errands.order(task_queue, orders, now)).unwrap_or_default()
+        let shared = self.shared(task_queue);
+        shared.map(|shared| shared.errands.order(task_queue, orders, now)).unwrap_or_default()
     }
 
     /// Whether two addresses lead to the same virtual host of the same broker, as far as is known. If it isn't, the brokers are asked, and the
@@ -153,14 +163,15 @@ impl Hub {
 
     /// What is known now about the broker and the queues of a TaskQueue; nothing if it hasn't subscribed.
     pub fn view(&self, task_queue: &ObjectRef<TaskQueue>, now: Instant) -> Option<View> {
-        self.brokers().iter().find_map(|broker| broker.shared.view(task_queue, now))
+        self.shared(task_queue)?.view(task_queue, now)
     }
 
     /// Sets the gauges that grow with time, which is to be done before each scrape.
     pub fn refresh_metrics(&self) {
         let now = Instant::now();
-        for broker in self.brokers().iter() {
-            for gauge in broker.shared.gauges(now) {
+        let all: Vec<_> = self.brokers().all.iter().map(|broker| Arc::clone(&broker.shared)).collect();
+        for shared in all {
+            for gauge in shared.gauges(now) {
                 #[expect(clippy::cast_precision_loss, reason = "a float is what Prometheus has")]
                 let dead = gauge.dead.map(|dead| dead as f64);
                 let age = gauge.age.map(|age| age.as_secs_f64());
@@ -180,23 +191,25 @@ impl Hub {
         );
         Broker { address: address.clone(), shared, task: tokio::spawn(running) }
     }
+}
 
-    fn close_unused(brokers: &mut Vec<Broker>, keep: Option<&BrokerAddress>) {
-        brokers.retain(|broker| {
-            let used = broker.shared.is_used() || Some(&broker.address) == keep;
-            if !used {
-                tracing::info!(broker = %broker.address, "no TaskQueue uses this broker any more");
-                // Dropping the connection closes it.
-                broker.task.abort();
-            }
-            used
-        });
+impl Brokers {
+    /// Ends the subscription of a TaskQueue, and the connection if nobody else needs it.
+    fn unsubscribe(&mut self, task_queue: &ObjectRef<TaskQueue>) {
+        let Some(broker) = self.of.remove(task_queue) else { return };
+        broker.shared.unsubscribe(task_queue);
+        if !broker.shared.is_used() {
+            tracing::info!(broker = %broker.address, "no TaskQueue uses this broker any more");
+            // Dropping the connection closes it.
+            broker.task.abort();
+            self.all.retain(|other| !Arc::ptr_eq(other, &broker));
+        }
     }
 }
 
 impl Drop for Hub {
     fn drop(&mut self) {
-        for broker in self.brokers().iter() {
+        for broker in &self.brokers().all {
             broker.task.abort();
         }
     }

@@ -76,9 +76,13 @@ pub(super) async fn run(connection: &Connection, shared: &Shared, metrics: &Metr
             Err(lost) => return lost,
         };
         declarer.declare_delays(&all_due).await;
+        if all_stand {
+            let stands = |due| (due, Declaration::Done, after(REPEAT));
+            shared.declared(all_due.into_iter().map(stands).collect(), Instant::now());
+            continue;
+        }
         for due in all_due {
-            let outcome = if all_stand { Ok(()) } else { declarer.declare(&due.topology).await };
-            let (declaration, again) = match outcome {
+            let (declaration, wait) = match declarer.declare(&due.topology).await {
                 Ok(()) => (Declaration::Done, REPEAT),
                 Err(Undeclared::Lost(lost)) => return lost,
                 Err(Undeclared::Problem(problem)) => {
@@ -90,12 +94,14 @@ pub(super) async fn run(connection: &Connection, shared: &Shared, metrics: &Metr
                     (Declaration::Failed(problem), RETRY)
                 }
             };
-            let now = Instant::now();
-            // Spread out, so that the declarations of many TaskQueues don't come due in one moment for ever.
-            let again = now + again.mul_f64(0.75 + fastrand::f64() / 2.0);
-            shared.declared(&due, declaration, again, now);
+            shared.declared(vec![(due, declaration, after(wait))], Instant::now());
         }
     }
+}
+
+/// The time after about such a wait: spread out, so that the declarations of many TaskQueues don't come due in one moment for ever.
+fn after(wait: Duration) -> Instant {
+    Instant::now() + wait.mul_f64(0.75 + fastrand::f64() / 2.0)
 }
 
 /// One thing to declare. Declaring it again does nothing.

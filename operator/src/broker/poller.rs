@@ -1,4 +1,5 @@
-//! Reads the length of every queue, every second: passive declares, pipelined over one channel.
+//! Reads the length of every queue, every second: passive declares, pipelined over one channel. Dead letter queues, on which no decision
+//! rests, have their turn every five seconds: they are half of all queues.
 //!
 //! This asks the queue process itself, so the number is fresh, and needs no management plugin. The price: a missing queue closes
 //! the channel and fails whatever was asked after it, and one that hangs holds up the channel. Answers come in the order of
@@ -19,11 +20,14 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::connection::{Failure, Lost, answered};
 use super::reading::{Answer, SETTLE};
-use super::state::Shared;
+use super::state::{Shared, Which};
 use crate::metrics::Metrics;
 
 /// Time between two readings of all queues.
 const PERIOD: Duration = Duration::from_secs(1);
+
+/// Dead letter queues are read with every so many readings of the others.
+const DEAD_LETTERS_EVERY: u32 = 5;
 
 /// Questions under way at a time. More than this gains nothing (measured: 47,000 queues a second with 1,000 under way).
 const WINDOW: usize = 500;
@@ -47,8 +51,9 @@ pub(super) async fn run(connection: &Connection, shared: &Shared, metrics: &Metr
     let mut poller = Poller { connection, channel: None, suspects: Suspects::default(), silences: 0 };
     let mut trials = FuturesUnordered::new();
     let mut growing = false;
+    let mut rounds = 0_u32;
     loop {
-        let all = tokio::select! {
+        let which = tokio::select! {
             biased;
             Some(trial) = trials.next() => {
                 match poller.tried(trial, shared, metrics) {
@@ -58,12 +63,17 @@ pub(super) async fn run(connection: &Connection, shared: &Shared, metrics: &Metr
                 }
                 continue;
             }
-            _ = ticks.tick() => true,
-            () = sleep(SETTLE), if growing => false,
+            _ = ticks.tick() => {
+                rounds = rounds.wrapping_add(1);
+                if rounds % DEAD_LETTERS_EVERY == 1 { Which::All } else { Which::Consumed }
+            }
+            () = sleep(SETTLE), if growing => Which::Growing,
         };
-        let queues = shared.queues_to_read(!all);
-        if all {
-            let turn = poller.suspects.turn(&queues, MAX_TRIALS - trials.len());
+        let queues = shared.queues_to_read(which);
+        let all = which != Which::Growing;
+        if all && !poller.suspects.waiting.is_empty() {
+            let wanted = shared.queues_to_read(Which::All);
+            let turn = poller.suspects.turn(&wanted, MAX_TRIALS - trials.len());
             trials.extend(turn.into_iter().map(|queue| ask_alone(connection, queue)));
         }
         let started = Instant::now();

@@ -107,6 +107,17 @@ struct Told {
     removed: bool,
 }
 
+/// Which queues to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Which {
+    /// Dead letter queues too.
+    All,
+    /// Those that workers consume.
+    Consumed,
+    /// Those that are growing.
+    Growing,
+}
+
 /// A topology that is to be declared.
 pub(super) struct Due {
     pub(super) task_queue: ObjectRef<TaskQueue>,
@@ -148,13 +159,13 @@ impl Shared {
         nodes: Vec<String>,
     ) {
         let mut state = self.state();
-        match state.subscriptions.get_mut(task_queue) {
+        let is_known = match state.subscriptions.get_mut(task_queue) {
             Some(subscription) if subscription.topology == *topology => {
                 subscription.nodes = nodes;
                 return;
             }
-            _ => {}
-        }
+            known => known.is_some(),
+        };
         let subscription = Subscription {
             topology: Arc::clone(topology),
             nodes,
@@ -166,7 +177,9 @@ impl Shared {
             backlog_changed_at: None,
         };
         state.subscriptions.insert(task_queue.clone(), subscription);
-        state.forget_unused_readings();
+        if is_known {
+            state.forget_unused_readings();
+        }
         self.declarations.notify_one();
     }
 
@@ -176,10 +189,6 @@ impl Shared {
             state.forget_unused_readings();
             self.errands.order(task_queue, BTreeMap::new(), Instant::now());
         }
-    }
-
-    pub(super) fn is_subscribed(&self, task_queue: &ObjectRef<TaskQueue>) -> bool {
-        self.state().subscriptions.contains_key(task_queue)
     }
 
     pub(super) fn is_used(&self) -> bool {
@@ -306,17 +315,22 @@ impl Shared {
         self.tell(&mut state, now);
     }
 
-    /// Names of the queues to read, dead letter queues too: all of them, or those only that are growing. Queues that aren't declared
-    /// yet aren't there to be read.
-    pub(super) fn queues_to_read(&self, growing_only: bool) -> Vec<String> {
+    /// Names of these queues, in order. Queues that aren't declared yet aren't there to be read.
+    pub(super) fn queues_to_read(&self, which: Which) -> Vec<String> {
         let state = self.state();
         let mut queues: Vec<String> = state
             .subscriptions
             .values()
             .filter(|subscription| subscription.declared != Declared::Due)
-            .flat_map(|subscription| subscription.topology.all_names())
+            .flat_map(|subscription| &subscription.topology.queues)
+            .flat_map(|queue| {
+                let dead = queue.dead_letters.as_deref().filter(|_| which != Which::Consumed);
+                std::iter::once(queue.name.as_str()).chain(dead)
+            })
             .filter(|queue| !state.absent.contains(*queue))
-            .filter(|queue| !growing_only || state.readings.get(*queue).is_some_and(Reading::is_growing))
+            .filter(|queue| {
+                which != Which::Growing || state.readings.get(*queue).is_some_and(Reading::is_growing)
+            })
             .map(str::to_owned)
             .collect();
         queues.sort_unstable();
@@ -384,22 +398,24 @@ impl Shared {
             .collect()
     }
 
-    /// Notes how a declaration went, unless something else is wanted by now.
-    pub(super) fn declared(&self, due: &Due, declaration: Declaration, again: Instant, now: Instant) {
+    /// Notes how declarations went, each with the time at which it is due again, unless something else is wanted by now.
+    pub(super) fn declared(&self, declarations: Vec<(Due, Declaration, Instant)>, now: Instant) {
         let mut state = self.state();
-        for queue in due.topology.all_names() {
-            state.absent.remove(queue);
-        }
-        if let Some(subscription) = state.subscriptions.get_mut(&due.task_queue)
-            && subscription.topology == due.topology
-        {
-            if subscription.policies == Policies::Pending {
-                self.policies.notify_one();
+        for (due, declaration, again) in declarations {
+            for queue in due.topology.all_names() {
+                state.absent.remove(queue);
             }
-            subscription.declared = match declaration {
-                Declaration::Done => Declared::Done(again),
-                Declaration::Failed(problem) => Declared::Failed(problem, again),
-            };
+            if let Some(subscription) = state.subscriptions.get_mut(&due.task_queue)
+                && subscription.topology == due.topology
+            {
+                if subscription.policies == Policies::Pending {
+                    self.policies.notify_one();
+                }
+                subscription.declared = match declaration {
+                    Declaration::Done => Declared::Done(again),
+                    Declaration::Failed(problem) => Declared::Failed(problem, again),
+                };
+            }
         }
         self.tell(&mut state, now);
     }
@@ -420,9 +436,11 @@ impl Shared {
     /// Notes for each queue what keeps its policy from being in force, if anything does.
     pub(super) fn policies(&self, problems: &HashMap<String, String>, examined: &[Queue], now: Instant) {
         let mut state = self.state();
+        let examined: HashMap<&str, &Queue> =
+            examined.iter().map(|queue| (queue.name.as_str(), queue)).collect();
         for subscription in state.subscriptions.values_mut() {
             let queues = &subscription.topology.queues;
-            if queues.iter().all(|queue| examined.contains(queue)) {
+            if queues.iter().all(|queue| examined.get(queue.name.as_str()) == Some(&queue)) {
                 let problem = queues.iter().find_map(|queue| problems.get(&queue.name));
                 subscription.policies = match problem {
                     Some(problem) => Policies::NotApplied(problem.clone()),
