@@ -38,7 +38,7 @@ const HELD_AFTER: Duration = Duration::from_secs(2);
 const HELD: Duration = Duration::from_secs(6);
 
 /// When to look again at a call that another worker runs.
-const LOOK_AGAIN: Duration = Duration::from_secs(5);
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 /// What is to be done with a message that came back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +49,8 @@ pub(crate) enum Verdict {
     Done,
     /// Put it off for this time.
     Later(Duration),
+    /// Another worker runs it: put it off for [`LOOK_AGAIN`].
+    Elsewhere,
     /// Don't try again: it was begun so often.
     GiveUp(u32),
 }
@@ -82,7 +84,7 @@ pub(crate) async fn verdict(
     let run = RunKey::new(&request.id, request.retries);
     match results.insist("begin a run again", || redis.begin_again(&run), health, metrics).await {
         Ok(OtherRuns::Done) => Verdict::Done,
-        Ok(OtherRuns::Running) => Verdict::Later(LOOK_AGAIN),
+        Ok(OtherRuns::Running) => Verdict::Elsewhere,
         Ok(OtherRuns::Begun(begun)) if begun > limit => Verdict::GiveUp(begun),
         // Somebody else's value under our key tells nothing.
         Ok(OtherRuns::Begun(_)) | Err(_) => Verdict::Run,

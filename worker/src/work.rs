@@ -7,10 +7,11 @@ use std::{sync::Arc, time::Duration};
 
 use celery_client::{amqp, results::ReplyAddress};
 use celery_protocol::{Request, Signature, delay::is_delay_exchange, event::EventKind, result::ResultTuple};
+use futures_util::FutureExt;
 use jiff::Timestamp;
 use tokio::{
     sync::Notify,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 use tracing::{debug, error, info, info_span, warn};
 
@@ -157,24 +158,37 @@ impl Work {
     }
 
     /// Whether a message that came back is to be run again. If not, it is done with.
-    async fn begins_again(&self, delivery: &Arrival, admitted: &Admitted) -> bool {
+    async fn begins_again(&self, delivery: &Arrival, admitted: &Admitted, recall: &Notify) -> bool {
         let request = &admitted.request;
         let limit = self.delivery_limit;
         let watched = (&*self.health, &*self.metrics);
-        let verdict =
-            attempts::verdict(delivery, request, limit, backoff::random(), &self.results, watched).await;
-        match verdict {
-            Verdict::Run => true,
-            Verdict::Done => {
-                info!(id = request.id, task = request.task, "done already, by another worker");
-                delivery.settle(Disposition::Ack, Some(request));
-                false
-            }
-            Verdict::Later(wait) => !self.postpone(delivery, request, wait).await,
-            Verdict::GiveUp(deliveries) => {
-                let settlement = give_up(admitted, deliveries, Timestamp::now());
-                self.conclude(delivery, settlement, Some(request), None).await;
-                false
+        loop {
+            let verdict =
+                attempts::verdict(delivery, request, limit, backoff::random(), &self.results, watched).await;
+            match verdict {
+                Verdict::Run => return true,
+                Verdict::Done => {
+                    info!(id = request.id, task = request.task, "done already, by another worker");
+                    delivery.settle(Disposition::Ack, Some(request));
+                    return false;
+                }
+                Verdict::Later(wait) => return !self.postpone(delivery, request, wait).await,
+                Verdict::Elsewhere => {
+                    if self.postpone(delivery, request, attempts::LOOK_AGAIN).await {
+                        return false;
+                    }
+                    // Not to be run twice at a time: what the broker can't put off is put off here.
+                    let stops = timeout(attempts::LOOK_AGAIN, self.stop.requested()).await.is_ok();
+                    if stops || recall.notified().now_or_never().is_some() {
+                        delivery.settle(Disposition::Requeue, None);
+                        return false;
+                    }
+                }
+                Verdict::GiveUp(deliveries) => {
+                    let settlement = give_up(admitted, deliveries, Timestamp::now());
+                    self.conclude(delivery, settlement, Some(request), None).await;
+                    return false;
+                }
             }
         }
     }
@@ -228,7 +242,7 @@ impl Work {
             delivery.settle(Disposition::Requeue, None);
             return None;
         }
-        if came_back && !Box::pin(self.begins_again(delivery, admitted)).await {
+        if came_back && !Box::pin(self.begins_again(delivery, admitted, recall)).await {
             return None;
         }
         if !admitted.task.acks_late && !delivery.acknowledge().await {

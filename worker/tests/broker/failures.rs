@@ -6,7 +6,7 @@ use celery_client::BrokerAddress;
 use serde_json::json;
 
 use crate::support::{
-    Broker, Call, Celery, Message, Proxy, env, eventually, occupy, stored, unique, within, worker,
+    Broker, Call, Celery, Message, Proxy, Vhost, env, eventually, occupy, stored, unique, within, worker,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -86,6 +86,30 @@ async fn a_task_that_outlives_its_connection_is_not_run_by_another_worker_either
     assert_eq!(second.metric("soloist_task_started_total{task=\"tasks.sleep\"}"), Some(0.0));
     broker.wait_for_counts(&queue, 0, 0).await;
     broker.remove(&queue);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ and Redis: AMQP_URL, MANAGEMENT_URL, REDIS_URL"]
+async fn a_task_that_runs_elsewhere_is_waited_for_where_no_delay_queues_may_be_declared() {
+    let (vhost, queue, id) = (Vhost::create().await, unique("undelayed"), unique("id"));
+    let broker = Broker::at(&vhost.amqp_url()).await;
+    vhost.permit_configuring("^(?!celery_delayed).*$");
+    let mut through: BrokerAddress = vhost.amqp_url().parse().unwrap();
+    let proxy = Proxy::start(format!("{}:{}", through.host, through.port), true);
+    through.host = "127.0.0.1".to_owned();
+    through.port = proxy.address.port();
+    let first = worker(&queue).env("SOLOIST_BROKER", &through.to_uri()).ready();
+    broker.publish(&queue, Message::call(&id, "tasks.sleep", &json!([7]))).await;
+    first.wait_until_running(&id);
+    let second = worker(&queue).env("SOLOIST_BROKER", &vhost.amqp_url()).ready();
+    // Others are told of a run after two seconds.
+    std::thread::sleep(Duration::from_secs(3));
+    proxy.down();
+    second.wait_for("no delay queues for a task that is to be run later", |entry| entry["id"] == id.as_str());
+    second.wait_for("done already, by another worker", |entry| entry["id"] == id.as_str());
+    assert_eq!(stored(&id).unwrap().0["status"], "SUCCESS");
+    assert_eq!(second.metric("soloist_task_started_total{task=\"tasks.sleep\"}"), Some(0.0));
+    broker.wait_for_counts(&queue, 0, 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -54,14 +54,21 @@ pub(crate) struct Vhost {
 impl Vhost {
     pub(crate) async fn create() -> Self {
         let vhost = Self { outer: Broker::connect().await, name: unique("vhost") };
-        let all = r#"{"configure":".*","write":".*","read":".*"}"#;
-        let (user, _) = vhost.outer.management.management_credentials();
-        let permissions = format!("/api/permissions/{}/{user}", vhost.name);
-        for (path, body) in [(format!("/api/vhosts/{}", vhost.name), "{}"), (permissions, all)] {
-            let (status, answer) = vhost.outer.manage("PUT", &path, body);
-            assert_eq!(status / 100, 2, "{path}: {answer}");
-        }
+        vhost.put(&format!("/api/vhosts/{}", vhost.name), "{}");
+        vhost.permit_configuring(".*");
         vhost
+    }
+
+    /// What the user may declare and delete from now on, as a pattern.
+    pub(crate) fn permit_configuring(&self, pattern: &str) {
+        let (user, _) = self.outer.management.management_credentials();
+        let permissions = format!(r#"{{"configure":"{pattern}","write":".*","read":".*"}}"#);
+        self.put(&format!("/api/permissions/{}/{user}", self.name), &permissions);
+    }
+
+    fn put(&self, path: &str, body: &str) {
+        let (status, answer) = self.outer.manage("PUT", path, body);
+        assert_eq!(status / 100, 2, "{path}: {answer}");
     }
 
     pub(crate) fn amqp_url(&self) -> String {
