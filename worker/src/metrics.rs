@@ -52,7 +52,7 @@ impl Counted {
                 ("soloist_task_ignored_total", "Tasks that ended without a result of their own.")
             }
             Self::Revoked => {
-                ("soloist_task_revoked_total", "Tasks not run because they were revoked or had expired.")
+                ("soloist_task_revoked_total", "Tasks that were revoked, terminated, or had expired.")
             }
             Self::Rejected => {
                 ("soloist_task_rejected_total", "Messages rejected, without being run or by their task.")

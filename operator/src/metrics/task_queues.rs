@@ -22,9 +22,9 @@ pub enum Quantity {
     ReplicasDesired,
     /// Worker pods that are draining or drained.
     ReplicasLeaving,
-    /// Fewest workers, from the spec.
+    /// Fewest workers, by the spec and the schedule that holds.
     ReplicasMin,
-    /// Most workers, from the spec.
+    /// Most workers, by the spec and the schedule that holds.
     ReplicasMax,
     /// How long the oldest waiting message has waited, in seconds.
     OldestWait,
@@ -48,8 +48,8 @@ pub(super) const QUANTITIES: [(Quantity, &str, &str); 10] = [
         "soloist_taskqueue_replicas_leaving",
         "Worker pods that take no more tasks because they are to go.",
     ),
-    (Quantity::ReplicasMin, "soloist_taskqueue_replicas_min", "Fewest workers, from the spec."),
-    (Quantity::ReplicasMax, "soloist_taskqueue_replicas_max", "Most workers, from the spec."),
+    (Quantity::ReplicasMin, "soloist_taskqueue_replicas_min", "Fewest workers, by the spec and the schedule that holds."),
+    (Quantity::ReplicasMax, "soloist_taskqueue_replicas_max", "Most workers, by the spec and the schedule that holds."),
     (
         Quantity::OldestWait,
         "soloist_taskqueue_oldest_wait_seconds",

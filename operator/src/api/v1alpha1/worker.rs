@@ -42,8 +42,9 @@ pub struct WorkerSpec {
     #[serde(default)]
     pub resources: Resources,
 
-    /// Seconds that a worker gets to finish its task when its pod is to go (scale-in, rollout, node drain). After that it is killed, and
-    /// the broker gives the task to another worker. Make it longer than your longest task.
+    /// Seconds that a worker gets to finish its task when its pod is deleted (node drain, eviction). After that it is killed, and the
+    /// broker gives the task to another worker. Scale-in and rollouts wait for it to finish, and tell of one that takes longer;
+    /// onDrainTimeout: Force gives it up then. Make it longer than your longest task.
     #[serde(default = "drain_timeout_seconds")]
     #[schemars(range(min = 0, max = 604_800))]
     pub drain_timeout_seconds: u32,
