@@ -137,12 +137,14 @@ struct Waiting {
     routing_key: String,
     /// Seconds since 1970.
     timestamp: f64,
-    body: Vec<u8>,
+    body: Box<[u8]>,
 }
 
 impl Waiting {
     fn new(event: &Event) -> Self {
-        Self { routing_key: event.kind.routing_key(), timestamp: event.timestamp, body: event.encode() }
+        // A copy takes only what it needs.
+        let body = event.encode().as_slice().into();
+        Self { routing_key: event.kind.routing_key(), timestamp: event.timestamp, body }
     }
 
     /// Events of tasks may be sent many at once.
@@ -275,6 +277,7 @@ impl Publisher {
     /// Publishes events until the last [`Events`] is gone and all are sent.
     pub(crate) async fn run(mut self) {
         let mut events = Vec::with_capacity(BATCH);
+        let mut array = Vec::new();
         while self.queue.recv_many(&mut events, BATCH).await > 0 {
             let channel = self.link.ready().await.channel;
             let now = now_seconds();
@@ -282,7 +285,7 @@ impl Publisher {
             events.retain(|event: &Waiting| !event.is_stale(now));
             let mut dropped = count - events.len();
             for together in events.chunk_by(|one, next| one.is_of_task() && next.is_of_task()) {
-                if !publish(&channel, &self.node, together).await {
+                if !publish(&channel, &self.node, together, &mut array).await {
                     dropped += together.len();
                 }
             }
@@ -297,14 +300,13 @@ impl Publisher {
 }
 
 /// Publishes an event, or several of tasks: as an array then, as Celery's workers do.
-async fn publish(channel: &Channel, node: &str, events: &[Waiting]) -> bool {
-    let array;
+async fn publish(channel: &Channel, node: &str, events: &[Waiting], array: &mut Vec<u8>) -> bool {
     let (routing_key, body) = match events {
         [] => return true,
-        [single] => (single.routing_key.as_str(), &single.body),
+        [single] => (single.routing_key.as_str(), &*single.body),
         several => {
-            array = join(several);
-            ("task.multi", &array)
+            join(several, array);
+            ("task.multi", array.as_slice())
         }
     };
     let message = Message {
@@ -336,15 +338,14 @@ async fn publish(channel: &Channel, node: &str, events: &[Waiting]) -> bool {
     }
 }
 
-/// Several events as a JSON array.
-fn join(events: &[Waiting]) -> Vec<u8> {
-    let mut array = Vec::with_capacity(events.iter().map(|event| event.body.len() + 1).sum::<usize>() + 1);
+/// Several events as a JSON array, in a buffer that is used again and again.
+fn join(events: &[Waiting], array: &mut Vec<u8>) {
+    array.clear();
     for event in events {
         array.push(if array.is_empty() { b'[' } else { b',' });
         array.extend_from_slice(&event.body);
     }
     array.push(b']');
-    array
 }
 
 fn now_seconds() -> f64 {
@@ -399,7 +400,9 @@ mod tests {
             Event { hostname: "celery@a".to_owned(), utcoffset: 0.0, pid: 1, clock: 2, timestamp: 3.5, kind }
         });
         let waiting = events.each_ref().map(Waiting::new);
-        assert_eq!(Event::decode(&join(&waiting)).unwrap(), events);
+        let mut array = b"what was there before".to_vec();
+        join(&waiting, &mut array);
+        assert_eq!(Event::decode(&array).unwrap(), events);
         assert!(waiting.iter().all(Waiting::is_of_task));
     }
 }
