@@ -41,8 +41,8 @@ use crate::metrics::{Metrics, Quantity};
 use crate::plan::topology::Topology;
 pub use errands::{Order, OrderKind};
 pub use removals::{Removal, Removed};
-use state::Shared;
 pub use state::View;
+use state::{Shared, Turn};
 use twins::Twins;
 
 /// Asks for a reconciliation of a TaskQueue that has something new to decide on.
@@ -104,7 +104,10 @@ impl Hub {
             brokers.unsubscribe(task_queue);
             let open = brokers.all.iter().find(|broker| broker.address == *address).map(Arc::clone);
             let broker = open.unwrap_or_else(|| {
-                let opened = Arc::new(self.open(address));
+                let place = address.management_url();
+                let same = brokers.all.iter().find(|other| other.address.management_url() == place);
+                let turn = same.map(|other| Arc::clone(&other.shared.policy_turn)).unwrap_or_default();
+                let opened = Arc::new(self.open(address, turn));
                 brokers.all.push(Arc::clone(&opened));
                 opened
             });
@@ -181,8 +184,8 @@ impl Hub {
         }
     }
 
-    fn open(&self, address: &BrokerAddress) -> Broker {
-        let shared = Arc::new(Shared::new(self.trigger.clone()));
+    fn open(&self, address: &BrokerAddress, policy_turn: Arc<Turn>) -> Broker {
+        let shared = Arc::new(Shared::new(self.trigger.clone(), policy_turn));
         let running = connection::run(
             address.clone(),
             self.name.clone(),

@@ -12,7 +12,7 @@ use tokio::time::sleep;
 
 use super::management::{Management, ManagementError, Policy};
 use super::removals::{Removal, Removed};
-use super::state::Shared;
+use super::state::{Shared, Turn};
 use crate::metrics::Metrics;
 use crate::plan::topology::{POLICY_PREFIX, Queue, exact_pattern};
 
@@ -44,7 +44,7 @@ pub(super) async fn run(address: &BrokerAddress, shared: &Shared, metrics: &Metr
         let mut wait = REPEAT;
         if !queues.is_empty() {
             let problems = match &management {
-                Ok(management) => synchronize(management, &address.vhost, &queues).await,
+                Ok(management) => synchronize(management, &address.vhost, &queues, &shared.policy_turn).await,
                 Err(error) => Err(error.clone()),
             };
             let (problems, examined) = problems.unwrap_or_else(|error| {
@@ -109,6 +109,7 @@ async fn synchronize(
     management: &Management,
     vhost: &str,
     queues: &[Queue],
+    turn: &Turn,
 ) -> Result<(HashMap<String, String>, usize), ManagementError> {
     let mut problems = HashMap::new();
     let mut writes = 0;
@@ -165,8 +166,10 @@ async fn synchronize(
                 );
             }
             _ => {
+                let turn = turn.lock().await;
                 let began = Instant::now();
                 management.put_policy(vhost, &wanted).await?;
+                drop(turn);
                 writes += 1;
                 // While it is written nothing can be declared: somebody else's turn, for as long.
                 sleep(began.elapsed()).await;

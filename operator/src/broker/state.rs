@@ -52,7 +52,12 @@ pub(super) struct Shared {
     pub(super) policies: Notify,
     /// What workers are told.
     pub(super) errands: Errands,
+    /// Whose turn it is to write a policy, among all virtual hosts of the broker: each holds up the declarations of all of them.
+    pub(super) policy_turn: Arc<Turn>,
 }
+
+/// Held by whoever has the turn.
+pub(super) type Turn = tokio::sync::Mutex<()>;
 
 struct State {
     broker: BrokerState,
@@ -131,7 +136,7 @@ pub(super) enum Declaration {
 }
 
 impl Shared {
-    pub(super) fn new(trigger: Trigger) -> Self {
+    pub(super) fn new(trigger: Trigger, policy_turn: Arc<Turn>) -> Self {
         let state = State {
             broker: BrokerState::Connecting,
             subscriptions: HashMap::new(),
@@ -145,6 +150,7 @@ impl Shared {
             declarations: Notify::new(),
             policies: Notify::new(),
             errands: Errands::default(),
+            policy_turn,
         }
     }
 

@@ -48,8 +48,16 @@ pub(super) const QUANTITIES: [(Quantity, &str, &str); 10] = [
         "soloist_taskqueue_replicas_leaving",
         "Worker pods that take no more tasks because they are to go.",
     ),
-    (Quantity::ReplicasMin, "soloist_taskqueue_replicas_min", "Fewest workers, by the spec and the schedule that holds."),
-    (Quantity::ReplicasMax, "soloist_taskqueue_replicas_max", "Most workers, by the spec and the schedule that holds."),
+    (
+        Quantity::ReplicasMin,
+        "soloist_taskqueue_replicas_min",
+        "Fewest workers, by the spec and the schedule that holds.",
+    ),
+    (
+        Quantity::ReplicasMax,
+        "soloist_taskqueue_replicas_max",
+        "Most workers, by the spec and the schedule that holds.",
+    ),
     (
         Quantity::OldestWait,
         "soloist_taskqueue_oldest_wait_seconds",

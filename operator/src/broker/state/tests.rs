@@ -17,7 +17,7 @@ struct World {
 impl World {
     /// Connected, and every queue read.
     fn new() -> Self {
-        let mut world = Self { shared: Shared::new(Arc::new(|_| {})), now: Instant::now() };
+        let mut world = Self { shared: Shared::new(Arc::new(|_| {}), Arc::default()), now: Instant::now() };
         for (name, queues) in [("red", json!([{"name": "red"}, {"name": "green"}])), ("blue", json!([]))] {
             let task_queue = serde_json::from_value(json!({
                 "apiVersion": "soloist.dev/v1alpha1",
