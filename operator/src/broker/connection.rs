@@ -30,8 +30,10 @@ const RETRY_FIRST: Duration = Duration::from_millis(500);
 /// Wait after the broker refused the credentials: only a changed Secret can help, which comes as another address.
 const RETRY_REFUSED: Duration = Duration::from_secs(30);
 
-/// Longest wait for an answer of the broker to anything but a poll.
-pub(super) const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest wait for an answer of the broker to anything but a poll. While queues and policies are written in a hundred virtual hosts at once,
+/// RabbitMQ was seen to take more than 5 s for a declaration; on a new connection all would begin anew. That a broker is gone, the
+/// readings notice sooner.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Keeps a connection to the broker for as long as it isn't aborted.
 pub(super) async fn run(address: BrokerAddress, name: String, shared: Arc<Shared>, metrics: Arc<Metrics>) {
