@@ -30,10 +30,8 @@ const RETRY_FIRST: Duration = Duration::from_millis(500);
 /// Wait after the broker refused the credentials: only a changed Secret can help, which comes as another address.
 const RETRY_REFUSED: Duration = Duration::from_secs(30);
 
-/// Longest wait for an answer of the broker to anything but a poll. While queues and policies are written in a hundred virtual hosts at once,
-/// RabbitMQ was seen to take more than 5 s for a declaration; on a new connection all would begin anew. That a broker is gone, the
-/// readings notice sooner.
-const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest wait for an answer of the broker to anything but a poll or a declaration.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Keeps a connection to the broker for as long as it isn't aborted.
 pub(super) async fn run(address: BrokerAddress, name: String, shared: Arc<Shared>, metrics: Arc<Metrics>) {
@@ -132,13 +130,23 @@ pub(super) async fn answered<T>(
     what: &str,
     operation: impl Future<Output = lapin::Result<T>>,
 ) -> Result<T, Failure> {
-    match tokio::time::timeout(REPLY_TIMEOUT, operation).await {
+    answered_within(REPLY_TIMEOUT, connection, what, operation).await
+}
+
+/// The same for what may take longer.
+pub(super) async fn answered_within<T>(
+    limit: Duration,
+    connection: &Connection,
+    what: &str,
+    operation: impl Future<Output = lapin::Result<T>>,
+) -> Result<T, Failure> {
+    match tokio::time::timeout(limit, operation).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(error)) if connection.status().connected() && reply_code(&error).is_some() => {
             Err(Failure::Refused(error))
         }
         Ok(Err(error)) => Err(Failure::Lost(error.into())),
-        Err(_) => Err(Failure::Lost(Lost(format!("{what}: no answer in {REPLY_TIMEOUT:?}")))),
+        Err(_) => Err(Failure::Lost(Lost(format!("{what}: no answer in {limit:?}")))),
     }
 }
 

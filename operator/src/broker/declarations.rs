@@ -17,7 +17,7 @@ use lapin::types::{AMQPValue, FieldTable, LongString};
 use lapin::{Channel, Connection, ErrorKind, ExchangeKind};
 use tokio::time::{sleep, timeout};
 
-use super::connection::{Failure, Lost, answered};
+use super::connection::{Failure, Lost, answered, answered_within};
 use super::state::{Declaration, Due, Shared};
 use crate::api::v1alpha1::{ExchangeType, QueueType};
 use crate::metrics::Metrics;
@@ -36,6 +36,10 @@ const AT_A_TIME: usize = 100;
 
 /// Longest wait for the delay queues: 28 quorum queues, once in a virtual host, which takes a few seconds.
 const DELAYS: Duration = Duration::from_secs(60);
+
+/// Longest wait for the answer to one declaration. Where queues and policies are written in a hundred virtual hosts at once, RabbitMQ was seen
+/// to take more than five seconds; on a new connection all would begin anew. That a broker is silent, the readings notice.
+const DECLARED: Duration = Duration::from_secs(60);
 
 /// TaskQueues declared over one channel. Lapin remembers every binding that was ever made over a channel, those that are made again each
 /// minute too, until it is closed.
@@ -270,7 +274,7 @@ impl Declarer<'_> {
         what: &str,
         operation: impl Future<Output = lapin::Result<T>>,
     ) -> Result<lapin::Result<T>, Undeclared> {
-        match answered(self.connection, what, operation).await {
+        match answered_within(DECLARED, self.connection, what, operation).await {
             Ok(answer) => Ok(Ok(answer)),
             Err(Failure::Lost(lost)) => Err(Undeclared::Lost(lost)),
             Err(Failure::Refused(error)) => {
