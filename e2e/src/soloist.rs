@@ -174,9 +174,15 @@ impl Scrape {
 
     /// The values of a metric, one for each of its labels.
     pub fn values(&self, metric: &str) -> Vec<f64> {
+        self.with_label(metric, "")
+    }
+
+    /// Those that have this label.
+    pub fn with_label(&self, metric: &str, label: &str) -> Vec<f64> {
         let value = |line: &str| {
             let (series, value) = line.rsplit_once(' ')?;
-            (series.split('{').next() == Some(metric)).then(|| value.parse().ok()).flatten()
+            let is_it = series.split('{').next() == Some(metric) && series.contains(label);
+            is_it.then(|| value.parse().ok()).flatten()
         };
         self.0.lines().filter_map(value).collect()
     }

@@ -27,7 +27,7 @@ struct Service {
     /// From the last message of a burst to the patch of the replicas; half of them were quicker. A machine that does other things too
     /// may stop for a second, which says nothing of the operator.
     patch: f64,
-    /// Of the observations; nine of ten were younger.
+    /// Of their observations; nine of ten were younger.
     age: f64,
 }
 
@@ -44,7 +44,8 @@ async fn serve(test: &Test, instance: &Instance, name: &str) -> Result<Service> 
         test.until_replicas(&name, 5, START).await?;
         patches.push(published.elapsed().as_secs_f64());
         for _ in 0..5 {
-            ages.extend(instance.scrape().await?.values("soloist_observation_age_seconds"));
+            let own = format!("taskqueue=\"{name}\"");
+            ages.extend(instance.scrape().await?.with_label("soloist_observation_age_seconds", &own));
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
         test.cluster.rabbitmq.purge(&test.namespace.name, &name).await?;
