@@ -30,31 +30,31 @@ async fn headers_may_be_missing_or_null() {
         "replaced_task_nesting",
         "stamped_headers",
         "stamps",
-        "compression",
+        "lang",
     ];
     let queue = unique("headers");
     let broker = Broker::connect().await;
     let _worker = worker(&queue).ready();
-    let minimal = unique("id");
-    let mut message = Message::call(&minimal, "tasks.add", &json!([1, 2]));
-    message.headers.as_object_mut().unwrap().remove("lang");
-    broker.publish(&queue, message).await;
-    let nulls = unique("id");
-    let message = Message::call(&nulls, "tasks.add", &json!([1, 2]));
-    broker
-        .publish(&queue, OPTIONAL.iter().fold(message, |message, name| message.header(name, Value::Null)))
-        .await;
-    let mut ids = vec![minimal, nulls];
+    let add = || Call::new("tasks.add", json!([1, 2]));
+    let all_null: Value = OPTIONAL.iter().map(|name| ((*name).to_owned(), Value::Null)).collect();
+    let all_present = json!({
+        "shadow": "shown", "eta": "2020-01-01T00:00:00+00:00", "expires": 3600, "group_id": "g",
+        "group_index": 3, "retries": 1, "time_limit": 60, "soft_time_limit": 50.5, "root_id": "root", "parent_id": "parent",
+        "argsrepr": "(one, two)", "kwargsrepr": "{}", "ignore_result": false, "replaced_task_nesting": 1,
+        "stamped_headers": ["tenant"], "tenant": ["a", 1], "compression": "zlib", "headers": {"own": {"a": [1, null]}},
+    });
+    let mut calls = vec![
+        add().headers_left_out(&OPTIONAL),
+        add().headers_set(all_null),
+        add().headers_set(json!({"compression": null})),
+        add().options(all_present),
+    ];
     for name in OPTIONAL {
-        let id = unique("id");
-        broker
-            .publish(&queue, Message::call(&id, "tasks.add", &json!([1, 2])).header(name, Value::Null))
-            .await;
-        ids.push(id);
+        calls.push(add().headers_left_out(&[name]));
+        calls.push(add().headers_set(json!({name: null})));
     }
-    for id in ids {
-        let (meta, _) = eventually("it is run", || stored(&id));
-        assert_eq!(meta["result"], 3, "{meta}");
+    for (number, outcome) in Celery::with_redis(&queue).call(calls).into_iter().enumerate() {
+        assert_eq!(outcome["value"], 3, "call {number}: {outcome}");
     }
     broker.remove(&queue);
 }
@@ -64,28 +64,41 @@ async fn headers_may_be_missing_or_null() {
 async fn messages_of_protocol_1_are_run() {
     let queue = unique("old");
     let broker = Broker::connect().await;
-    let _worker = worker(&queue).ready();
-    let (old, minimal, hybrid) = (unique("id"), unique("id"), unique("id"));
-    let mut message = Message::call(&old, "tasks.add", &json!([]));
+    let worker = worker(&queue).ready();
+    let old = |calls: Vec<Call>| Celery::with_redis(&queue).settings(json!({"task_protocol": 1})).call(calls);
+    let (both, linked) = (unique("id"), unique("linked"));
+    let link = json!({
+        "task": "tasks.add", "args": [10], "kwargs": {}, "options": {"queue": queue, "task_id": linked},
+        "subtask_type": null, "immutable": false,
+    });
+    let outcomes = old(vec![
+        Call::new("tasks.add", json!([1])).kwargs(json!({"y": 2})),
+        Call::new("tasks.add", json!([1, 2])).options(json!({"countdown": 1, "expires": 60, "link": link})),
+        // Both protocols: the name and the id are in the headers too.
+        Call::new("tasks.add", json!([1, 2]))
+            .options(json!({"task_id": both, "headers": {"task": "tasks.add", "id": both}})),
+        Call::new("tasks.sleep", json!([60])).options(json!({"time_limit": 0.5})),
+        Call::new("tasks.flaky", json!([1, 0])),
+        Call::new("tasks.nope", json!([])),
+        Call::sent(&linked),
+    ]);
+    let values: Vec<_> = outcomes.iter().map(|outcome| &outcome["value"]).collect();
+    assert_eq!(values[..3], [&json!(3), &json!(3), &json!(3)], "{outcomes:#?}");
+    assert_eq!(
+        (&outcomes[3]["error"], values[4]),
+        (&json!("TimeLimitExceeded"), &json!({})),
+        "{outcomes:#?}"
+    );
+    assert_eq!((&outcomes[5]["error"], values[6]), (&json!("NotRegistered"), &json!(13)), "{outcomes:#?}");
+    // The fewest of fields, as Celery has never sent them.
+    let minimal = unique("id");
+    let mut message = Message::call(&minimal, "tasks.add", &json!([]));
     message.headers = json!({});
-    message.body = json!({
-        "task": "tasks.add", "id": old, "args": [1], "kwargs": {"y": 2}, "retries": 0, "eta": null, "expires": null,
-        "utc": true, "callbacks": null, "errbacks": null, "timelimit": [null, null], "taskset": null, "chord": null,
-    })
-    .to_string()
-    .into_bytes();
+    message.body =
+        json!({"task": "tasks.add", "id": minimal, "args": [1, 2], "kwargs": {}}).to_string().into_bytes();
     broker.publish(&queue, message).await;
-    for (id, headers) in [(&minimal, json!({})), (&hybrid, json!({"task": "tasks.add", "id": hybrid}))] {
-        let mut message = Message::call(id, "tasks.add", &json!([]));
-        message.headers = headers;
-        message.body =
-            json!({"task": "tasks.add", "id": id, "args": [1, 2], "kwargs": {}}).to_string().into_bytes();
-        broker.publish(&queue, message).await;
-    }
-    for id in [old, minimal, hybrid] {
-        let (meta, _) = eventually("it is run", || stored(&id));
-        assert_eq!(meta["result"], 3, "{meta}");
-    }
+    worker.wait_for("task succeeded", |entry| entry["id"] == minimal.as_str());
+    broker.wait_for_counts(&queue, 0, 0).await;
     broker.remove(&queue);
 }
 

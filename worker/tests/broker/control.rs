@@ -4,6 +4,9 @@ use serde_json::{Value, json};
 
 use crate::support::{Broker, Message, PythonWorker, celery, control, eventually, stored, unique, worker};
 
+/// What a worker that works is to answer within, seen from a Celery client.
+const AT_ONCE: f64 = 0.05;
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
 async fn a_busy_worker_answers_every_inspection_at_once() {
@@ -11,7 +14,8 @@ async fn a_busy_worker_answers_every_inspection_at_once() {
     let broker = Broker::connect().await;
     let worker = worker(&queue).ready();
     let id = unique("id");
-    broker.publish(&queue, Message::call(&id, "tasks.fib", &json!([45]))).await;
+    // Takes minutes.
+    broker.publish(&queue, Message::call(&id, "tasks.fib", &json!([50]))).await;
     worker.wait_until_running(&id);
     let methods = [
         "ping",
@@ -26,23 +30,29 @@ async fn a_busy_worker_answers_every_inspection_at_once() {
         "report",
         "clock",
     ];
-    let replies = control(&worker.node, &methods.map(|method| (method, json!({}))));
-    for (method, (reply, seconds)) in methods.iter().zip(&replies) {
-        assert!(!reply.is_null() && reply.get("error").is_none(), "{method}: {reply}");
-        assert!(*seconds < 2.0, "{method} took {seconds} s");
+    let median_of_a_round = || {
+        let replies = control(&worker.node, &methods.map(|method| (method, json!({}))));
+        for (method, (reply, seconds)) in methods.iter().zip(&replies) {
+            assert!(!reply.is_null() && reply.get("error").is_none(), "{method}: {reply}");
+            assert!(*seconds < 1.0, "{method} took {seconds} s");
+        }
+        let reply = |method: &str| &replies[methods.iter().position(|known| *known == method).unwrap()].0;
+        assert_eq!((&reply("active")[0]["id"], &reply("active")[0]["args"]), (&json!(id), &json!([50])));
+        assert_eq!(reply("active_queues")[0]["name"], json!(queue));
+        assert_eq!(reply("stats")["total"], json!({"tasks.fib": 1}));
+        assert_eq!(reply("stats")["pid"], json!(worker.pid()));
+        assert!(reply("registered").as_array().unwrap().contains(&json!("tasks.add")));
+        let mut latencies: Vec<_> = replies.iter().map(|(_, seconds)| *seconds).collect();
+        latencies.sort_by(f64::total_cmp);
+        latencies[latencies.len() / 2]
+    };
+    // On a busy machine some replies, or whole rounds, may be late through no fault of the worker.
+    let mut medians = Vec::new();
+    while medians.len() < 5 && medians.iter().all(|median| *median > AT_ONCE) {
+        medians.push(median_of_a_round());
     }
-    let reply = |method: &str| &replies[methods.iter().position(|known| *known == method).unwrap()].0;
-    assert_eq!((&reply("active")[0]["id"], &reply("active")[0]["args"]), (&json!(id), &json!([45])));
-    assert_eq!(reply("active_queues")[0]["name"], json!(queue));
-    assert_eq!(reply("stats")["total"], json!({"tasks.fib": 1}));
-    assert_eq!(reply("stats")["pid"], json!(worker.pid()));
-    assert!(reply("registered").as_array().unwrap().contains(&json!("tasks.add")));
-    let mut latencies: Vec<_> = replies.iter().map(|(_, seconds)| *seconds).collect();
-    latencies.sort_by(f64::total_cmp);
-    let median = latencies[latencies.len() / 2];
-    println!("median of {} replies while busy: {:.1} ms", latencies.len(), median * 1e3);
-    // The median: on a busy machine a single reply may be late through no fault of the worker.
-    assert!(median < 0.25, "half of the replies took {median} s or more: {latencies:?}");
+    println!("medians of {} replies each while busy, in seconds: {medians:?}", methods.len());
+    assert!(medians.last().is_some_and(|median| *median <= AT_ONCE), "{medians:?}");
     broker.remove(&queue);
 }
 

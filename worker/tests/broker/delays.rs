@@ -16,12 +16,11 @@ fn due_in(seconds: f64, id: &str) -> Message {
     Message::call(id, "tasks.add", &json!([1, 2])).header("eta", json!(date::format(eta)))
 }
 
-/// How many seconds late (or, below zero, early) a call was started that had an eta.
-fn lateness(worker: &WorkerProcess, message: &Value, id: &str) -> f64 {
-    let moment = |text: &Value| date::parse(text.as_str().unwrap()).unwrap();
-    let done = worker.wait_for("task succeeded", |entry| entry["id"] == id);
-    let eta = moment(&message["eta"]);
-    moment(&done["timestamp"]).duration_since(eta).as_secs_f64()
+/// How many seconds late (or, below zero, early) the task of an outcome was done.
+fn lateness(worker: &WorkerProcess, eta: Timestamp, outcome: &Value) -> f64 {
+    let done = worker.wait_for("task succeeded", |entry| entry["id"] == outcome["id"]);
+    let done = date::parse(done["timestamp"].as_str().unwrap()).unwrap();
+    done.duration_since(eta).as_secs_f64()
 }
 
 fn status(id: &str) -> Option<String> {
@@ -33,24 +32,22 @@ fn status(id: &str) -> Option<String> {
 async fn delayed_tasks_keep_no_worker_from_another_task() {
     let queue = unique("delays");
     let broker = Broker::connect().await;
-    let worker = worker(&queue).ready();
-    let mut delayed = Vec::new();
-    for number in 0..10 {
-        let id = format!("{queue}-{number}");
-        let message = due_in(4.0 + f64::from(number) / 10.0, &id);
-        delayed.push((id, message.headers.clone()));
-        broker.publish(&queue, message).await;
-    }
-    let at_once = unique("id");
-    broker.publish(&queue, Message::call(&at_once, "tasks.add", &json!([1, 2]))).await;
-    eventually("the one that is due is run", || stored(&at_once));
-    assert!(delayed.iter().all(|(id, _)| stored(id).is_none()), "none of the others is");
-    broker.wait_for_counts(&queue, 0, 0).await;
-    for (id, headers) in &delayed {
-        let late = lateness(&worker, headers, id);
-        assert!((0.0..1.5).contains(&late), "{id} is {late} s late");
+    let worker = worker(&queue).env("SOLOIST_MAX_PREFETCH", "1").ready();
+    let begun = Timestamp::now();
+    let etas: Vec<_> = (0..10).map(|n| begun + Duration::from_millis(5000 + 100 * n)).collect();
+    let delayed = |eta: &Timestamp| json!({"eta_of_program": date::format(*eta)});
+    let add = || Call::new("tasks.add", json!([1, 2]));
+    let calls = etas.iter().map(delayed).map(|options| add().options(options)).chain([add()]);
+    let mut outcomes = Celery::with_redis(&queue).call(calls);
+    let at_once = outcomes.pop().unwrap();
+    assert!(lateness(&worker, etas[0], &at_once) < 0.0, "it was run before the others were due");
+    for (outcome, eta) in outcomes.iter().zip(&etas) {
+        assert_eq!(outcome["value"], 3, "{outcome}");
+        let late = lateness(&worker, *eta, outcome);
+        assert!((0.0..1.5).contains(&late), "{late} s late: {outcome}");
     }
     assert_eq!(worker.metric("soloist_task_started_total{task=\"tasks.add\"}"), Some(11.0));
+    broker.wait_for_counts(&queue, 0, 0).await;
     broker.remove(&queue);
 }
 
@@ -61,13 +58,16 @@ async fn a_delayed_task_outlives_its_worker() {
     let broker = Broker::connect().await;
     let first = worker(&queue).ready();
     let id = unique("id");
-    let message = due_in(4.0, &id);
-    let headers = message.headers.clone();
-    broker.publish(&queue, message).await;
+    let eta = Timestamp::now() + Duration::from_secs(5);
+    let options = json!({"task_id": id, "eta_of_program": date::format(eta)});
+    let call = Call::new("tasks.add", json!([1, 2])).options(options);
+    let client = Celery::with_redis(&queue).call_meanwhile([call]);
     first.wait_for("to be run later: it waits in the broker", |entry| entry["id"] == id);
     drop(first);
     let second = worker(&queue).ready();
-    assert!(lateness(&second, &headers, &id) >= 0.0);
+    let outcome = client.join().unwrap().remove(0);
+    assert_eq!(outcome["value"], 3, "{outcome}");
+    assert!(lateness(&second, eta, &outcome) >= 0.0);
     broker.remove(&queue);
 }
 
@@ -169,20 +169,48 @@ async fn a_name_that_is_too_long_for_the_delay_queues_has_its_messages_held() {
 async fn countdowns_of_a_celery_client_are_kept() {
     let queue = unique("countdown");
     let broker = Broker::connect().await;
-    let _worker = worker(&queue).ready();
-    let begun = Instant::now();
-    let eta = (Timestamp::now() + Duration::from_secs(2)).to_string();
-    let naive = eta.trim_end_matches('Z').to_owned();
-    let outcomes = Celery::with_redis(&queue).call([
-        Call::new("tasks.add", json!([1, 2])).options(json!({"countdown": 2})),
-        Call::new("tasks.add", json!([1, 3])).options(json!({"countdown": 0.1})),
-        Call::new("tasks.add", json!([1, 4])).options(json!({"eta": eta})),
-        Call::new("tasks.add", json!([1, 5])).options(json!({"eta": naive})),
-        Call::new("tasks.add", json!([1, 6])).options(json!({"countdown": 1, "expires": 60})),
-    ]);
-    let values: Vec<_> = outcomes.iter().map(|outcome| outcome["value"].clone()).collect();
-    assert_eq!(values, [json!(3), json!(4), json!(5), json!(6), json!(7)]);
-    assert!(begun.elapsed() >= Duration::from_secs(2));
+    let worker = worker(&queue).ready();
+    let eta = Timestamp::now() + Duration::from_secs(4);
+    let utc = date::format(eta);
+    let of_program = |text: &str| json!({"eta_of_program": text});
+    let add = |options: Value| Call::new("tasks.add", json!([1, 2])).options(options);
+    let client = |calls: Vec<Call>, settings: Value| {
+        Celery::with_redis(&queue).settings(settings).call_meanwhile(calls)
+    };
+    let ahead = (eta + Duration::from_secs(7200)).strftime("%Y-%m-%dT%H:%M:%S%.6f+02:00").to_string();
+    let forms = vec![
+        add(of_program(utc.trim_end_matches("+00:00"))),
+        add(of_program(&utc)),
+        add(of_program(&ahead)),
+        add(json!({"eta": eta.to_string()})),
+        add(json!({"eta": ahead.replace('T', " ")})),
+    ];
+    let forms = client(forms, json!({}));
+    // An app with a time zone of its own sends its countdowns with that.
+    let begun = Timestamp::now();
+    let countdowns = || {
+        vec![
+            add(json!({"countdown": 3})),
+            add(json!({"countdown": 0.1})),
+            add(json!({"countdown": 1, "expires": 60})),
+        ]
+    };
+    let zone = json!({"timezone": "Asia/Kolkata"});
+    let clients = [client(countdowns(), json!({})), client(countdowns(), zone)];
+    for outcome in forms.join().unwrap() {
+        assert_eq!(outcome["value"], 3, "{outcome}");
+        let late = lateness(&worker, eta, &outcome);
+        assert!((0.0..3.0).contains(&late), "{late} s late: {outcome}");
+    }
+    for outcomes in clients.map(|client| client.join().unwrap()) {
+        for (outcome, countdown) in outcomes.iter().zip([3.0, 0.1, 1.0]) {
+            assert_eq!(outcome["value"], 3, "{outcome}");
+            assert!(lateness(&worker, begun, outcome) >= countdown, "{outcome}");
+        }
+    }
+    let expired = client(vec![add(json!({"expires": -60}))], json!({})).join().unwrap().remove(0);
+    let told = (&expired["state"], &expired["error"], &expired["message"]);
+    assert_eq!(told, (&json!("REVOKED"), &json!("TaskRevokedError"), &json!("expired")));
     broker.wait_for_counts(&queue, 0, 0).await;
     broker.remove(&queue);
 }

@@ -46,6 +46,12 @@ def record(value, key):
     return value
 
 
+@app.task(name="py.seen", bind=True)
+def seen(self, *args):
+    """Where its message says that it comes from."""
+    return {"root": self.request.root_id, "parent": self.request.parent_id, "value": args}
+
+
 @app.task(name="py.flaky", bind=True, max_retries=5)
 def flaky(self, failures):
     """Asks to be retried until it was so often, and returns what it was sent with."""

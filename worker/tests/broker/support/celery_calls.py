@@ -1,14 +1,23 @@
-"""Calls tasks as a Celery client: reads a list of calls as JSON, prints what became of each."""
+"""Calls tasks as a Celery client: reads its settings and a list of calls as JSON, prints what became of each.
 
+A call may change the headers that Celery is about to send (`headers_set`, `headers_left_out`). One without a task was sent by others.
+"""
+
+import datetime
 import json
 import sys
 
 from celery import Celery
+from celery.signals import before_task_publish
+from kombu.serialization import register
 
 broker, backend, queue = sys.argv[1:4]
 app = Celery("test", broker=broker, backend=backend)
 app.conf.task_default_queue = queue
 app.conf.broker_connection_timeout = 5
+# Formats whose libraries are not installed here: what counts is the content type.
+register("yaml", json.dumps, json.loads, "application/x-yaml", "utf-8")
+register("msgpack", lambda value: b"\x93\x90\x80\x80", json.loads, "application/x-msgpack", "binary")
 
 
 def outcome(result, timeout):
@@ -21,8 +30,26 @@ def outcome(result, timeout):
     return {"id": result.id, "value": value, "state": result.state}
 
 
-calls = json.load(sys.stdin)
-results = [
-    app.send_task(call["task"], call.get("args"), call.get("kwargs"), **call.get("options", {})) for call in calls
-]
-json.dump([outcome(result, 15) for result, call in zip(results, calls)], sys.stdout)
+def send(call):
+    if "task" not in call:
+        return app.AsyncResult(call["id"])
+
+    def change(headers=None, **kwargs):
+        for name in call.get("headers_left_out", []):
+            del headers[name]
+        headers.update(call.get("headers_set", {}))
+
+    options = call.get("options", {})
+    if "eta_of_program" in options:
+        options["eta"] = datetime.datetime.fromisoformat(options.pop("eta_of_program"))
+    before_task_publish.connect(change)
+    try:
+        return app.send_task(call["task"], call.get("args"), call.get("kwargs"), **options)
+    finally:
+        before_task_publish.disconnect(change)
+
+
+settings, calls = json.load(sys.stdin)
+app.conf.update(settings)
+results = [send(call) for call in calls]
+json.dump([outcome(result, 15) for result in results], sys.stdout)

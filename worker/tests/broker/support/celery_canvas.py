@@ -8,9 +8,10 @@ import sys
 import time
 
 from celery import chain, chord, chunks, group, signature  # noqa: F401: for the expression
+from celery.canvas import xmap, xstarmap  # noqa: F401: likewise
 from celery.exceptions import TimeoutError
 from celery.result import GroupResult
-from celery_app import add, app, fail, flaky, multiply, record, replace, same, xsum  # noqa: F401: likewise
+from celery_app import add, app, fail, flaky, multiply, record, replace, same, seen, xsum  # noqa: F401: likewise
 
 # A result that Celery's client collects takes the subscription of another one with the same id along, of which a canvas makes some: who
 # waits for that one then waits in vain. If it is collected while it subscribes, it waits for its own lock.
@@ -61,12 +62,15 @@ def outcome(result):
     except Exception as error:
         shown["own"] = f"{type(error).__name__}: {error}"
     shown["state"] = state(result)
-    shown["parents"] = []
+    shown["parents"], shown["parent_ids"] = [], []
     while parent is not None:
         settle(parent)
         shown["parents"].append(state(parent))
+        shown["parent_ids"].append(parent.id)
         parent = parent.parent
-    if not isinstance(result, GroupResult):
+    if isinstance(result, GroupResult):
+        shown["members"] = [member.id for member in result.results]
+    else:
         shown["children"] = [child.id for child in result.children or []]
     return shown
 

@@ -129,34 +129,65 @@ impl Call {
         self
     }
 
-    /// Options of `apply_async`.
+    /// Options of `apply_async`; `eta_of_program` is an eta that is given as a `datetime`, not as a text.
     pub(crate) fn options(mut self, options: Value) -> Self {
         self.0["options"] = options;
         self
+    }
+
+    /// Headers with other values than Celery gives them.
+    pub(crate) fn headers_set(mut self, headers: Value) -> Self {
+        self.0["headers_set"] = headers;
+        self
+    }
+
+    /// Headers that Celery doesn't send, as its versions of old.
+    pub(crate) fn headers_left_out(mut self, names: &[&str]) -> Self {
+        self.0["headers_left_out"] = json!(names);
+        self
+    }
+
+    /// One that was sent already, by others: its result is waited for.
+    pub(crate) fn sent(id: &str) -> Self {
+        Self(json!({"id": id}))
     }
 }
 
 /// A Celery client.
 pub(crate) struct Celery {
-    pub(crate) backend: String,
-    pub(crate) queue: String,
+    backend: String,
+    queue: String,
+    settings: Value,
 }
 
 impl Celery {
     /// A client that reads results from Redis.
     pub(crate) fn with_redis(queue: &str) -> Self {
-        Self { backend: env("REDIS_URL"), queue: queue.to_owned() }
+        Self { backend: env("REDIS_URL"), queue: queue.to_owned(), settings: json!({}) }
     }
 
     /// A client that gets results over RPC.
     pub(crate) fn with_rpc(queue: &str) -> Self {
-        Self { backend: "rpc://".to_owned(), queue: queue.to_owned() }
+        Self { backend: "rpc://".to_owned(), ..Self::with_redis(queue) }
+    }
+
+    /// With settings of its app.
+    pub(crate) fn settings(self, settings: Value) -> Self {
+        Self { settings, ..self }
     }
 
     /// Calls tasks and waits for what becomes of them: `{"value": …}` or `{"error": type, "message": …}`.
     pub(crate) fn call(&self, calls: impl IntoIterator<Item = Call>) -> Vec<Value> {
         let calls: Vec<_> = calls.into_iter().map(|Call(call)| call).collect();
-        run("celery_calls.py", &[&env("AMQP_URL"), &self.backend, &self.queue], &calls)
+        run("celery_calls.py", &[&env("AMQP_URL"), &self.backend, &self.queue], &(&self.settings, &calls))
+    }
+
+    /// The same while the test does something else; the outcomes come when it is joined.
+    pub(crate) fn call_meanwhile(
+        self,
+        calls: impl IntoIterator<Item = Call> + Send + 'static,
+    ) -> thread::JoinHandle<Vec<Value>> {
+        thread::spawn(move || self.call(calls))
     }
 
     /// What becomes of one call.
