@@ -121,10 +121,12 @@ impl<'a> Hand<'a> {
         }
     }
 
-    /// Begins with what waits: all of it if the worker holds `several` messages at a time, else the next if there is nothing else in hand.
-    fn begin(&mut self, several: bool) {
-        while several || self.messages.is_empty() {
-            let Some(arrival) = self.waiting.pop_front() else { return };
+    /// Begins with what waits: all of it if the worker holds several messages at a time, else the next if there is nothing else in hand.
+    /// What came from queues that aren't consumed from any more is to be given back.
+    fn begin(&mut self, session: &Session) {
+        while session.prefetch() > 1 || self.messages.is_empty() {
+            let next = self.waiting.pop_front_if(|arrival| session.consumes(&arrival.queue));
+            let Some(arrival) = next else { return };
             self.take(arrival);
         }
     }
@@ -168,10 +170,22 @@ impl<'a> Hand<'a> {
         })
     }
 
-    /// Gives back what the worker hasn't begun with; the oldest only if another task runs, as it would come back at once.
-    fn recall(&self, busy: Option<Busy>) {
-        let spared = usize::from(matches!(busy, Some(Busy::Waiting(_))));
-        for message in self.messages.values().skip(spared) {
+    /// The message that keeps the worker from others although nothing runs: it waits for its time, or its result for the store.
+    fn blocking(&self) -> Option<&Arrival> {
+        let (_, oldest) = self.messages.first_key_value()?;
+        self.work.executor.busy_since().is_none().then_some(&oldest.arrival)
+    }
+
+    /// Gives back those messages that the worker hasn't begun with.
+    fn give_back(&mut self, is_meant: impl Fn(&Arrival) -> bool) {
+        self.waiting.retain(|arrival| {
+            let goes = is_meant(arrival);
+            if goes {
+                arrival.settle(Disposition::Requeue, None);
+            }
+            !goes
+        });
+        for message in self.messages.values().filter(|message| is_meant(&message.arrival)) {
             message.recall.notify_one();
         }
     }
@@ -188,8 +202,10 @@ impl<'a> Hand<'a> {
 async fn serve(work: &Work, session: &mut Session, queues: &Queues, prefetch: &mut Prefetch) -> Ended {
     let stop = &work.stop;
     let mut desired = queues.subscribe();
-    let mut consumed = desired.borrow_and_update().clone();
+    let mut wanted = desired.borrow_and_update().clone();
+    let mut consumed = wanted.clone();
     queues.hold(&consumed);
+    work.health.keep(&consumed);
     for queue in &consumed {
         session.consume(queue);
     }
@@ -198,13 +214,13 @@ async fn serve(work: &Work, session: &mut Session, queues: &Queues, prefetch: &m
     let mut lost: Option<(String, bool)> = None;
     let mut draining = false;
     loop {
-        hand.begin(session.prefetch() > 1);
+        hand.begin(session);
         work.activity.set_prefetch(session.prefetch());
         if hand.is_empty() {
             if let Some((problem, was_consuming)) = lost {
                 return Ended::Lost { problem, was_consuming };
             }
-            if draining {
+            if draining && !session.is_asking() {
                 return Ended::Stopped(Stopped::Warm);
             }
         }
@@ -212,12 +228,14 @@ async fn serve(work: &Work, session: &mut Session, queues: &Queues, prefetch: &m
         let turn = turns.next(busy, session.prefetch() > 1);
         let flush_at = session.acks().flush_at();
         let is_open = lost.is_none() && !draining;
+        // Consuming again from a queue that is being left would bring messages among those that are to be given back.
+        let is_free = is_open && !session.is_asking();
         tokio::select! {
             biased;
             () = stop.requested(), if !draining => {
                 draining = true;
                 work.health.draining();
-                release(session, &mut hand, None).await;
+                session.cancel(|_| true);
             }
             () = stop.wait_for(Urgency::Cold), if draining => {
                 hand.abandon();
@@ -230,14 +248,12 @@ async fn serve(work: &Work, session: &mut Session, queues: &Queues, prefetch: &m
                     ended = hand.done().now_or_never();
                 }
                 let level = prefetch.level(session.prefetch());
-                if is_open && turns.are_even() && level != session.prefetch() {
+                if is_free && turns.are_even() && level != session.prefetch() {
                     debug!(level, "holding another number of messages");
-                    if let Err(error) = session.resize(level).await {
-                        warn!(error = error.describe(), "can't change the prefetch");
-                    }
+                    session.limit(level);
                 }
             }
-            incoming = session.next(), if is_open => {
+            incoming = session.next(), if lost.is_none() => {
                 let mut next = Some(incoming);
                 while let Some(incoming) = next {
                     match incoming {
@@ -248,13 +264,37 @@ async fn serve(work: &Work, session: &mut Session, queues: &Queues, prefetch: &m
                             hand.waiting.push_back(delivery);
                         }
                         Incoming::Consuming => turns.consuming(Instant::now()),
+                        Incoming::Answered { .. } if session.is_asking() => {}
+                        Incoming::Answered { .. } => {
+                            // It would come back at once.
+                            let spared = hand.blocking().filter(|arrival| !draining && is_of(&wanted, arrival));
+                            let spared = spared.map(|arrival| arrival.delivery_tag);
+                            hand.give_back(|arrival| {
+                                !session.consumes(&arrival.queue) && spared != Some(arrival.delivery_tag)
+                            });
+                            if is_open && wanted != consumed {
+                                for queue in consumed.iter().filter(|queue| !wanted.contains(queue)) {
+                                    turns.remove(&queue.name);
+                                    info!(queue = queue.name, "no longer consuming");
+                                }
+                                for queue in wanted.iter().filter(|queue| !consumed.contains(queue)) {
+                                    turns.add(&queue.name);
+                                    session.consume(queue);
+                                }
+                                consumed.clone_from(&wanted);
+                                queues.hold(&consumed);
+                                work.health.keep(&consumed);
+                            }
+                        }
+                        // No other connection is wanted any more.
+                        Incoming::Lost(_) if draining => {}
                         Incoming::Lost(problem) => {
                             if !hand.is_empty() {
                                 info!("the task runs on without the connection; its message will be delivered again");
                             }
                             // What waits came over the lost channel: it isn't ours any more.
                             hand.waiting.clear();
-                            hand.recall(None);
+                            hand.give_back(|_| true);
                             // What could not be acknowledged is remembered.
                             let acks = Arc::clone(session.acks());
                             tokio::spawn(async move { acks.sent().await });
@@ -267,15 +307,13 @@ async fn serve(work: &Work, session: &mut Session, queues: &Queues, prefetch: &m
                     next = session.try_next();
                 }
             }
-            turn = due(turn), if is_open => match turn {
+            turn = due(turn), if is_free => match turn {
                 Turn::Pause => {
-                    release(session, &mut hand, busy).await;
+                    session.cancel(|_| true);
                     turns.pause();
                     if session.prefetch() > 1 {
                         prefetch.fell();
-                        if let Err(error) = session.limit(1).await {
-                            warn!(error = error.describe(), "can't change the prefetch");
-                        }
+                        session.limit(1);
                     }
                 }
                 Turn::Resume => {
@@ -286,63 +324,16 @@ async fn serve(work: &Work, session: &mut Session, queues: &Queues, prefetch: &m
                 }
             },
             () = at(flush_at) => session.acks().flush(),
-            Ok(()) = desired.changed(), if is_open => {
-                let wanted = desired.borrow_and_update().clone();
-                for queue in consumed.iter().filter(|queue| !wanted.contains(queue)) {
-                    turns.remove(&queue.name);
-                    session.cancel(&queue.name).await;
-                    work.health.forget(&queue.name);
-                    info!(queue = queue.name, "no longer consuming");
-                }
-                give_back_cancelled(session, &mut hand, &wanted);
-                for queue in wanted.iter().filter(|queue| !consumed.contains(queue)) {
-                    turns.add(&queue.name);
-                    session.consume(queue);
-                }
-                consumed = wanted;
-                queues.hold(&consumed);
+            Ok(()) = desired.changed(), if is_free => {
+                wanted = desired.borrow_and_update().clone();
+                session.cancel(|queue| !wanted.contains(queue));
             }
         }
     }
 }
 
-/// Stops consuming, and gives back what the worker hasn't begun with.
-async fn release(session: &mut Session, hand: &mut Hand<'_>, busy: Option<Busy>) {
-    session.cancel_all().await;
-    while let Some(incoming) = session.try_next() {
-        if let Incoming::Delivery(arrival) = incoming {
-            hand.waiting.push_back(arrival);
-        }
-    }
-    for arrival in hand.waiting.drain(..) {
-        arrival.settle(Disposition::Requeue, None);
-    }
-    hand.recall(busy);
-}
-
-/// Gives back what came from queues that aren't wanted any more, before or while they were cancelled.
-fn give_back_cancelled(session: &mut Session, hand: &mut Hand<'_>, wanted: &[Queue]) {
-    let is_wanted = |arrival: &Arrival| wanted.iter().any(|queue| *queue.name == *arrival.queue);
-    let mut others = Vec::new();
-    while let Some(incoming) = session.try_next() {
-        match incoming {
-            Incoming::Delivery(arrival) => hand.waiting.push_back(arrival),
-            other => others.push(other),
-        }
-    }
-    for other in others {
-        session.put_back(other);
-    }
-    hand.waiting.retain(|arrival| {
-        let is_wanted = is_wanted(arrival);
-        if !is_wanted {
-            arrival.settle(Disposition::Requeue, None);
-        }
-        is_wanted
-    });
-    for message in hand.messages.values().filter(|message| !is_wanted(&message.arrival)) {
-        message.recall.notify_one();
-    }
+fn is_of(queues: &[Queue], arrival: &Arrival) -> bool {
+    queues.iter().any(|queue| *queue.name == *arrival.queue)
 }
 
 async fn due(turn: Option<(Instant, Turn)>) -> Turn {

@@ -67,9 +67,9 @@ impl Health {
         self.change(|facts| facts.queues.insert(queue.to_owned(), problem));
     }
 
-    /// The queue is not to be consumed from any more.
-    pub(crate) fn forget(&self, queue: &str) {
-        self.change(|facts| facts.queues.remove(queue));
+    /// No queues but these are to be consumed from any more.
+    pub(crate) fn keep(&self, queues: &[Queue]) {
+        self.change(|facts| facts.queues.retain(|name, _| queues.iter().any(|queue| queue.name == *name)));
     }
 
     /// Results can be stored, or can't for this reason.
@@ -165,7 +165,7 @@ mod tests {
         let health = Health::new(&[Queue::named("red")]);
         health.connected();
         health.queue("red", None);
-        health.forget("red");
+        health.keep(&[]);
         assert!(health.problem().unwrap().starts_with("drained"));
         assert!(!health.is_consuming());
     }

@@ -92,11 +92,17 @@ pub(crate) enum Incoming {
     Delivery(Box<Arrival>),
     /// A queue is consumed from now. The first of its messages, if there are any, follow at once.
     Consuming,
+    /// The broker has done what it was asked to, or has refused or not answered in time. From consumers that were to end, nothing follows.
+    Answered {
+        /// What consumers that begin from now on may have unacknowledged, if that has changed.
+        prefetch: Option<u16>,
+    },
     /// The connection or its channel has failed: nothing follows, and what isn't acknowledged is delivered again.
     Lost(String),
 }
 
-/// An open connection and its consumers. Dropping it closes both; the broker takes back what isn't acknowledged.
+/// An open connection and its consumers. What the broker is asked for is not waited for here, as the worker has other things to see to
+/// meanwhile: its answer comes in like messages do. Dropping it closes both; the broker takes back what isn't acknowledged.
 #[derive(Debug)]
 pub(crate) struct Session {
     connection: Arc<Connection>,
@@ -107,6 +113,8 @@ pub(crate) struct Session {
     prefetch: u16,
     acks: Arc<Acks>,
     feeds: BTreeMap<String, FeedHandle>,
+    /// Requests that the broker has not answered yet.
+    asked: usize,
     sender: mpsc::UnboundedSender<Incoming>,
     incoming: mpsc::UnboundedReceiver<Incoming>,
 }
@@ -137,8 +145,9 @@ impl Session {
     ) -> Result<Self, BrokerError> {
         let connection = connect(&options.address, &options.name).await?;
         let channel = answer("open a channel", connection.create_channel()).await?;
+        limit(&channel, 1).await?;
         let (sender, incoming) = mpsc::unbounded_channel();
-        let mut session = Self {
+        Ok(Self {
             connection: Arc::new(connection),
             acks: Arc::new(Acks::new(channel.clone(), done)),
             channel,
@@ -146,11 +155,10 @@ impl Session {
             health,
             prefetch: 1,
             feeds: BTreeMap::new(),
+            asked: 0,
             sender,
             incoming,
-        };
-        session.limit(1).await?;
-        Ok(session)
+        })
     }
 
     /// Messages that each consumer may have unacknowledged.
@@ -163,28 +171,42 @@ impl Session {
         &self.acks
     }
 
-    /// Lets consumers that begin from now on have so many messages unacknowledged.
-    pub(crate) async fn limit(&mut self, prefetch: u16) -> Result<(), BrokerError> {
-        // Per consumer: quorum queues know no other kind of limit, and RabbitMQ 4.3 denies the other for all.
-        let qos = self.channel.basic_qos(prefetch, BasicQosOptions { global: false });
-        answer("limit the prefetch", qos).await?;
-        self.prefetch = prefetch;
-        Ok(())
+    /// Whether there are requests that the broker has not answered yet.
+    pub(crate) fn is_asking(&self) -> bool {
+        self.asked > 0
     }
 
-    /// Replaces all consumers by ones that may have so many messages unacknowledged: the limit of a consumer is that of its beginning.
-    pub(crate) async fn resize(&mut self, prefetch: u16) -> Result<(), BrokerError> {
-        self.limit(prefetch).await?;
-        for (_, handle) in std::mem::take(&mut self.feeds) {
-            let queue = handle.queue.clone();
-            self.feed(&queue, Some(handle));
-        }
-        Ok(())
+    /// Asks the broker for something. Its answer comes out of [`Session::next`].
+    fn ask(&mut self, request: impl Future<Output = Option<u16>> + Send + 'static) {
+        self.asked += 1;
+        let sender = self.sender.clone();
+        tokio::spawn(async move {
+            // If the session is gone, nobody needs to know.
+            let _ = sender.send(Incoming::Answered { prefetch: request.await });
+        });
+    }
+
+    /// Replaces all consumers by ones that may have so many messages unacknowledged, as soon as the broker allows it: the limit of a
+    /// consumer is that of its beginning.
+    pub(crate) fn limit(&mut self, prefetch: u16) {
+        let channel = self.channel.clone();
+        self.ask(async move {
+            let limited = limit(&channel, prefetch).await;
+            if let Err(error) = &limited {
+                warn!(error = error.describe(), "can't change the prefetch");
+            }
+            limited.is_ok().then_some(prefetch)
+        });
+    }
+
+    /// Whether there is a consumer of this queue that is not to end.
+    pub(crate) fn consumes(&self, queue: &str) -> bool {
+        self.feeds.contains_key(queue)
     }
 
     /// Consumes from `queue`, from now on or as soon as it exists.
     pub(crate) fn consume(&mut self, queue: &Queue) {
-        if !self.feeds.contains_key(&queue.name) {
+        if !self.consumes(&queue.name) {
             self.feed(queue, None);
         }
     }
@@ -206,17 +228,13 @@ impl Session {
         self.feeds.insert(queue.name.clone(), FeedHandle { queue: queue.clone(), stop, feed });
     }
 
-    /// Stops consuming from a queue. What the broker had sent already comes out of [`Session::next`] afterwards.
-    pub(crate) async fn cancel(&mut self, queue: &str) {
-        if let Some(feed) = self.feeds.remove(queue) {
-            feed.end().await;
-        }
-    }
-
-    /// Stops consuming from every queue, as [`Session::cancel`] does.
-    pub(crate) async fn cancel_all(&mut self) {
-        let feeds = std::mem::take(&mut self.feeds);
-        join_all(feeds.into_values().map(FeedHandle::end)).await;
+    /// Stops consuming from these queues. What the broker had sent already comes out of [`Session::next`] before its answer.
+    pub(crate) fn cancel(&mut self, is_meant: impl Fn(&Queue) -> bool) {
+        let feeds: Vec<_> = self.feeds.extract_if(.., |_, handle| is_meant(&handle.queue)).collect();
+        self.ask(async move {
+            join_all(feeds.into_iter().map(|(_, handle)| handle.end())).await;
+            None
+        });
     }
 
     /// The next thing to come in.
@@ -226,20 +244,29 @@ impl Session {
     pub(crate) async fn next(&mut self) -> Incoming {
         // The session holds a sender itself, so the channel is never closed.
         match self.incoming.recv().await {
-            Some(incoming) => incoming,
+            Some(incoming) => self.note(incoming),
             None => std::future::pending().await,
         }
     }
 
     /// What has come in already.
     pub(crate) fn try_next(&mut self) -> Option<Incoming> {
-        self.incoming.try_recv().ok()
+        let incoming = self.incoming.try_recv().ok()?;
+        Some(self.note(incoming))
     }
 
-    /// Puts back what came out of [`Session::try_next`].
-    pub(crate) fn put_back(&self, incoming: Incoming) {
-        // The session holds the receiver itself, so the channel is never closed.
-        let _ = self.sender.send(incoming);
+    fn note(&mut self, incoming: Incoming) -> Incoming {
+        if let Incoming::Answered { prefetch } = incoming {
+            self.asked -= 1;
+            if let Some(prefetch) = prefetch {
+                self.prefetch = prefetch;
+                for (_, handle) in std::mem::take(&mut self.feeds) {
+                    let queue = handle.queue.clone();
+                    self.feed(&queue, Some(handle));
+                }
+            }
+        }
+        incoming
     }
 
     /// Closes the connection, after everything sent before has reached the broker.
@@ -257,6 +284,12 @@ impl Drop for Session {
             handle.feed.abort();
         }
     }
+}
+
+/// Lets consumers that begin from now on have so many messages unacknowledged.
+async fn limit(channel: &Channel, prefetch: u16) -> Result<(), BrokerError> {
+    // Per consumer: quorum queues know no other kind of limit, and RabbitMQ 4.3 denies the other for all.
+    answer("limit the prefetch", channel.basic_qos(prefetch, BasicQosOptions { global: false })).await
 }
 
 /// Brings one queue's messages into the session.

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use celery_client::BrokerAddress;
 use serde_json::json;
 
 use crate::support::{
-    Broker, Call, Celery, Message, Proxy, Vhost, env, eventually, occupy, stored, unique, within, worker,
+    Broker, Call, Celery, Message, Proxy, Vhost, env, eventually, occupy, runs_somewhere, stored, unique,
+    within, worker,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -14,11 +14,8 @@ use crate::support::{
 async fn a_task_outlives_the_connection_it_came_on_and_is_not_run_twice() {
     let queue = unique("dropped");
     let broker = Broker::connect().await;
-    let mut through: BrokerAddress = env("AMQP_URL").parse().unwrap();
-    let proxy = Proxy::start(format!("{}:{}", through.host, through.port), true);
-    through.host = "127.0.0.1".to_owned();
-    through.port = proxy.address.port();
-    let worker = worker(&queue).env("SOLOIST_BROKER", &through.to_uri()).ready();
+    let (proxy, through) = Proxy::of_broker(&env("AMQP_URL"), true);
+    let worker = worker(&queue).env("SOLOIST_BROKER", &through).ready();
     let id = unique("id");
     broker.publish(&queue, Message::call(&id, "tasks.sleep", &json!([8]))).await;
     worker.wait_until_running(&id);
@@ -34,6 +31,28 @@ async fn a_task_outlives_the_connection_it_came_on_and_is_not_run_twice() {
     broker.wait_for_counts(&queue, 0, 0).await;
     let after = Celery::with_redis(&queue).call_one(Call::new("tasks.add", json!([1, 2])));
     assert_eq!(after["value"], json!(3));
+    broker.remove(&queue);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ and Redis: AMQP_URL, MANAGEMENT_URL, REDIS_URL"]
+async fn a_task_is_watched_over_while_the_broker_answers_nothing() {
+    let (queue, id) = (unique("silent"), unique("id"));
+    let broker = Broker::connect().await;
+    let (proxy, through) = Proxy::of_broker(&env("AMQP_URL"), true);
+    let mut worker = worker(&queue).env("SOLOIST_BROKER", &through).ready();
+    let call = Message::call(&id, "tasks.sleep", &json!([60])).header("timelimit", json!([4, null]));
+    broker.publish(&queue, call).await;
+    worker.wait_until_running(&id);
+    proxy.silence(true);
+    worker.signal("TERM");
+    // Both are due while the worker waits to hear that its consumer has ended.
+    let moment = Duration::from_secs(4);
+    within(moment, "others are told that the task runs here", || runs_somewhere(&id).then_some(()));
+    within(moment, "its time limit is enforced", || stored(&id));
+    proxy.silence(false);
+    assert_eq!(worker.wait().code(), Some(0));
+    broker.wait_for_counts(&queue, 0, 0).await;
     broker.remove(&queue);
 }
 
@@ -63,11 +82,8 @@ async fn a_result_that_can_never_be_stored_is_logged_and_holds_up_nothing() {
 async fn a_task_that_outlives_its_connection_is_not_run_by_another_worker_either() {
     let queue = unique("elsewhere");
     let broker = Broker::connect().await;
-    let mut through: BrokerAddress = env("AMQP_URL").parse().unwrap();
-    let proxy = Proxy::start(format!("{}:{}", through.host, through.port), true);
-    through.host = "127.0.0.1".to_owned();
-    through.port = proxy.address.port();
-    let first = worker(&queue).env("SOLOIST_BROKER", &through.to_uri()).ready();
+    let (proxy, through) = Proxy::of_broker(&env("AMQP_URL"), true);
+    let first = worker(&queue).env("SOLOIST_BROKER", &through).ready();
     let id = unique("id");
     broker.publish(&queue, Message::call(&id, "tasks.sleep", &json!([7]))).await;
     first.wait_until_running(&id);
@@ -94,11 +110,8 @@ async fn a_task_that_runs_elsewhere_is_waited_for_where_no_delay_queues_may_be_d
     let (vhost, queue, id) = (Vhost::create().await, unique("undelayed"), unique("id"));
     let broker = Broker::at(&vhost.amqp_url()).await;
     vhost.permit_configuring("^(?!celery_delayed).*$");
-    let mut through: BrokerAddress = vhost.amqp_url().parse().unwrap();
-    let proxy = Proxy::start(format!("{}:{}", through.host, through.port), true);
-    through.host = "127.0.0.1".to_owned();
-    through.port = proxy.address.port();
-    let first = worker(&queue).env("SOLOIST_BROKER", &through.to_uri()).ready();
+    let (proxy, through) = Proxy::of_broker(&vhost.amqp_url(), true);
+    let first = worker(&queue).env("SOLOIST_BROKER", &through).ready();
     broker.publish(&queue, Message::call(&id, "tasks.sleep", &json!([7]))).await;
     first.wait_until_running(&id);
     let second = worker(&queue).env("SOLOIST_BROKER", &vhost.amqp_url()).ready();
@@ -117,11 +130,8 @@ async fn a_task_that_runs_elsewhere_is_waited_for_where_no_delay_queues_may_be_d
 async fn a_broker_that_is_away_is_waited_for() {
     let queue = unique("away");
     let broker = Broker::connect().await;
-    let mut through: BrokerAddress = env("AMQP_URL").parse().unwrap();
-    let proxy = Proxy::start(format!("{}:{}", through.host, through.port), false);
-    through.host = "127.0.0.1".to_owned();
-    through.port = proxy.address.port();
-    let mut worker = worker(&queue).env("SOLOIST_BROKER", &through.to_uri()).spawn();
+    let (proxy, through) = Proxy::of_broker(&env("AMQP_URL"), false);
+    let mut worker = worker(&queue).env("SOLOIST_BROKER", &through).spawn();
     worker.wait_for("no connection to the broker", |_| true);
     let (status, reason) = worker.get("/readyz");
     assert!(status == 503 && reason.contains("connect to amqp://"), "{status} {reason}");

@@ -80,6 +80,12 @@ pub(crate) fn occupy(key: &str) {
     redis.expire::<_, ()>(key, 600).unwrap();
 }
 
+/// Whether a worker has marked in Redis that it runs this call.
+pub(crate) fn runs_somewhere(id: &str) -> bool {
+    let mut redis = redis::Client::open(env("REDIS_URL")).unwrap().get_connection().unwrap();
+    redis.exists(format!("soloist-run-{id}-0.held")).unwrap()
+}
+
 /// What is stored in Redis under a task's id, and for how many seconds.
 pub(crate) fn stored(id: &str) -> Option<(Value, i64)> {
     let mut redis = redis::Client::open(env("REDIS_URL")).unwrap().get_connection().unwrap();

@@ -1,14 +1,16 @@
-//! A server that can be taken away: a TCP proxy in front of the real one.
+//! A server that can be taken away, or made to fall silent: a TCP proxy in front of the real one.
 
 use std::{
-    io,
+    io::{Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::{
-        Arc, Mutex,
+        Arc, Condvar, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     thread,
 };
+
+use celery_client::BrokerAddress;
 
 /// Forwards connections while it is up.
 pub(crate) struct Proxy {
@@ -19,14 +21,30 @@ pub(crate) struct Proxy {
 struct State {
     up: AtomicBool,
     open: Mutex<Vec<TcpStream>>,
+    silent: Mutex<bool>,
+    speaks: Condvar,
 }
 
 impl Proxy {
+    /// A proxy for the broker of this URL, that is up or not, and the URL of the broker behind it.
+    pub(crate) fn of_broker(url: &str, up: bool) -> (Self, String) {
+        let mut broker: BrokerAddress = url.parse().unwrap();
+        let proxy = Self::start(format!("{}:{}", broker.host, broker.port), up);
+        broker.host = "127.0.0.1".to_owned();
+        broker.port = proxy.address.port();
+        (proxy, broker.to_uri())
+    }
+
     /// A proxy for `target`, that is up or not.
     pub(crate) fn start(target: String, up: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let state = Arc::new(State { up: AtomicBool::new(up), open: Mutex::new(Vec::new()) });
+        let state = Arc::new(State {
+            up: AtomicBool::new(up),
+            open: Mutex::default(),
+            silent: Mutex::default(),
+            speaks: Condvar::new(),
+        });
         let shared = Arc::clone(&state);
         thread::spawn(move || {
             for inbound in listener.incoming().map_while(Result::ok) {
@@ -37,8 +55,8 @@ impl Proxy {
                         .lock()
                         .unwrap()
                         .extend([inbound.try_clone().unwrap(), outbound.try_clone().unwrap()]);
-                    pump(inbound.try_clone().unwrap(), outbound.try_clone().unwrap());
-                    pump(outbound, inbound);
+                    pump(&shared, inbound.try_clone().unwrap(), outbound.try_clone().unwrap());
+                    pump(&shared, outbound, inbound);
                 }
             }
         });
@@ -57,11 +75,24 @@ impl Proxy {
     pub(crate) fn up(&self) {
         self.state.up.store(true, Ordering::SeqCst);
     }
+
+    /// Keeps all connections open, and holds back whatever is sent on them from now on, or no longer does.
+    pub(crate) fn silence(&self, silent: bool) {
+        *self.state.silent.lock().unwrap() = silent;
+        self.state.speaks.notify_all();
+    }
 }
 
-fn pump(mut from: TcpStream, mut to: TcpStream) {
+fn pump(state: &Arc<State>, mut from: TcpStream, mut to: TcpStream) {
+    let state = Arc::clone(state);
     thread::spawn(move || {
-        let _ = io::copy(&mut from, &mut to);
+        let mut buffer = [0; 16 << 10];
+        while let Ok(length @ 1..) = from.read(&mut buffer) {
+            drop(state.speaks.wait_while(state.silent.lock().unwrap(), |silent| *silent).unwrap());
+            if to.write_all(&buffer[..length]).is_err() {
+                break;
+            }
+        }
         let _ = to.shutdown(Shutdown::Both);
     });
 }
