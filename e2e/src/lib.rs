@@ -34,6 +34,7 @@ pub mod api_proxy;
 mod archive;
 pub mod audit;
 pub mod benchmark;
+mod celery_workers;
 mod certificates;
 mod cgroups;
 pub mod chart;

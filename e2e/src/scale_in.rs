@@ -23,7 +23,7 @@ use tokio::time::sleep;
 
 use crate::audit::{self, Mark};
 use crate::soloist::{self, Scrape, Test};
-use crate::{chart, wait};
+use crate::{celery_workers, chart, wait};
 
 /// Who deletes pods when a ReplicaSet has too many.
 const REPLICA_SET_CONTROLLER: (&str, &str) = ("kube-system", "replicaset-controller");
@@ -138,12 +138,22 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Whose workers a trial is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Kind {
+    /// The stock worker.
+    Soloist,
+    /// Celery's, with its solo pool.
+    Celery,
+}
+
 /// A TaskQueue whose workers are made busy and taken away, again and again.
 pub struct Trial<'a> {
     /// Where it is.
     pub test: &'a Test,
     celery: Celery,
     workers: u16,
+    kind: Kind,
     /// Shortest and longest task.
     seconds: (f64, f64),
     starts: Starts,
@@ -192,14 +202,18 @@ pub struct Figures {
 
 impl<'a> Trial<'a> {
     /// Makes the TaskQueue, without workers yet.
-    pub async fn new(test: &'a Test, workers: u16, seconds: (f64, f64)) -> Result<Self> {
+    pub async fn new(test: &'a Test, workers: u16, kind: Kind, seconds: (f64, f64)) -> Result<Self> {
         let scaling =
             format!("{{maxReplicas: {workers}, tasksPerWorker: 1, scaleDown: {{stabilizationSeconds: 1}}}}");
-        test.task_queue(TASK_QUEUE, &scaling).await?;
+        match kind {
+            Kind::Soloist => test.task_queue(TASK_QUEUE, &scaling).await?,
+            Kind::Celery => celery_workers::task_queue(test, TASK_QUEUE, &scaling).await?,
+        }
         Ok(Self {
             test,
             celery: test.celery().await?,
             workers,
+            kind,
             seconds,
             starts: Starts::watch(test.broker_url.parse()?),
             deletions: Deletions::watch(test.client.clone(), &test.namespace.name),
@@ -248,9 +262,17 @@ impl<'a> Trial<'a> {
             let result = soloist::send(&self.celery, TASK_QUEUE, "tasks.sleep", (seconds,)).await?;
             lock(&self.results).push(Arc::new(result));
         }
+        let waiting_at_most = u64::from(self.workers * (tasks_for_each - 1));
         wait::until("the workers to be busy", Duration::from_secs(60), || async {
-            let running = self.test.task_queues().get(TASK_QUEUE).await?.data["status"]["running"].as_u64();
-            ensure!(running.unwrap_or_default() >= u64::from(self.workers), "{running:?} tasks run");
+            let task_queue = self.test.task_queues().get(TASK_QUEUE).await?;
+            let (running, ready) =
+                (&task_queue.data["status"]["running"], &task_queue.data["status"]["ready"]);
+            let are_busy = match self.kind {
+                Kind::Soloist => running.as_u64().is_some_and(|running| running >= self.workers.into()),
+                // They don't say what they run, and hold one message each.
+                Kind::Celery => ready.as_u64().is_some_and(|ready| ready <= waiting_at_most),
+            };
+            ensure!(are_busy, "{running} tasks run, {ready} wait");
             Ok(Some(()))
         })
         .await

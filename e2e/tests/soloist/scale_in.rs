@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use e2e::scale_in::{TASK_QUEUE, Trial, interrupted_by_installed};
+use e2e::scale_in::{Kind, TASK_QUEUE, Trial, interrupted_by_installed};
 use e2e::soloist::{START, Test, is_ready};
 use e2e::wait;
 use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicyBinding;
@@ -16,7 +16,7 @@ use serde_json::json;
 async fn no_worker_is_deleted_before_it_has_drained() -> Result<()> {
     let test = Test::new("scale-in").await?;
     test.run(Duration::from_secs(400), async {
-        let trial = Trial::new(&test, 8, (3.0, 8.0)).await?;
+        let trial = Trial::new(&test, 8, Kind::Soloist, (3.0, 8.0)).await?;
         test.condition(TASK_QUEUE, "ScaleInProtection", "True", "Guaranteed").await?;
         // More tasks than workers: one that went on consuming would take another.
         trial.make_busy(2).await?;
@@ -30,6 +30,26 @@ async fn no_worker_is_deleted_before_it_has_drained() -> Result<()> {
         let figures = trial.figures().await?;
         println!("{figures:?}");
         ensure!(figures.deletes >= 16, "{figures:?}");
+        ensure!((figures.undrained_deletes, figures.lost, figures.ran_twice) == (0, 0, 0), "{figures:?}");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: cargo e2e"]
+async fn celerys_own_workers_come_and_go_as_ours_do() -> Result<()> {
+    let test = Test::new("celery-workers").await?;
+    test.run(Duration::from_secs(300), async {
+        let trial = Trial::new(&test, 3, Kind::Celery, (12.0, 15.0)).await?;
+        trial.make_busy(2).await?;
+        trial.scale(Some(0)).await?;
+        trial.until_gone().await?;
+        // The autoscaler brings them back for what is left.
+        trial.finish().await?;
+        let figures = trial.figures().await?;
+        println!("{figures:?}");
+        ensure!(figures.deletes >= 4, "{figures:?}");
         ensure!((figures.undrained_deletes, figures.lost, figures.ran_twice) == (0, 0, 0), "{figures:?}");
         Ok(())
     })
@@ -51,7 +71,7 @@ async fn without_the_policy_idle_workers_go_drained_and_what_interrupts_a_task_i
     let outcome = test
         .run(Duration::from_secs(200), async {
             on_violation(&test, "Audit").await?;
-            let trial = Trial::new(&test, 2, (8.0, 10.0)).await?;
+            let trial = Trial::new(&test, 2, Kind::Soloist, (8.0, 10.0)).await?;
             let message = test.condition(TASK_QUEUE, "ScaleInProtection", "False", "BestEffort").await?;
             ensure!(message.contains("soloist-scale-in"), "{message}");
             trial.scale(Some(2)).await?;

@@ -54,6 +54,9 @@ pub fn deployment(
         spec: Some(pod_spec(task_queue, topology)),
     };
     if let Some(template) = template {
+        if asks_in_its_own_way(&template) {
+            forget_probes(&mut pod);
+        }
         pod.merge_from(template);
         // The Deployment finds its pods by this label, whatever the template says.
         let labels = pod.metadata.get_or_insert_default().labels.get_or_insert_default();
@@ -79,6 +82,25 @@ pub fn deployment(
     let hash = hash(&deployment);
     deployment.metadata.annotations = Some(BTreeMap::from([(APPLIED_HASH_ANNOTATION.to_owned(), hash)]));
     deployment
+}
+
+/// Whether the template says how its worker is asked whether it lives: then ours, over HTTP, are not for it. A probe that says only how often
+/// is one of ours with other numbers.
+fn asks_in_its_own_way(template: &PodTemplateSpec) -> bool {
+    let containers = template.spec.iter().flat_map(|spec| &spec.containers);
+    let workers = containers.filter(|container| container.name == WORKER_CONTAINER);
+    let mut probes = workers.flat_map(|worker| {
+        [&worker.startup_probe, &worker.readiness_probe, &worker.liveness_probe].into_iter().flatten()
+    });
+    probes.any(|probe| {
+        probe.exec.is_some() || probe.grpc.is_some() || probe.http_get.is_some() || probe.tcp_socket.is_some()
+    })
+}
+
+fn forget_probes(pod: &mut PodTemplateSpec) {
+    for container in pod.spec.iter_mut().flat_map(|spec| &mut spec.containers) {
+        (container.startup_probe, container.readiness_probe, container.liveness_probe) = (None, None, None);
+    }
 }
 
 /// Kubernetes' own deadline for a step of a rollout, and the time that a worker may take to finish its task.
@@ -384,6 +406,27 @@ mod tests {
         assert_eq!(containers[0]["image"], "i");
         assert_eq!(containers[0]["securityContext"]["readOnlyRootFilesystem"], false);
         assert_eq!(containers[0]["securityContext"]["allowPrivilegeEscalation"], false);
+    }
+
+    #[test]
+    fn a_probe_of_the_templates_own_takes_the_place_of_all_of_ours() {
+        let probes = |probes: Value| {
+            let mut worker = probes;
+            worker["name"] = "worker".into();
+            let template = json!({"spec": {"containers": [worker]}});
+            let deployment = planned(json!({"worker": {"image": "i", "template": template}}));
+            let container = &deployment["spec"]["template"]["spec"]["containers"][0];
+            ["startupProbe", "readinessProbe", "livenessProbe"].map(|probe| container[probe].clone())
+        };
+        let own = json!({"exec": {"command": ["/bin/true"]}});
+        let [startup, readiness, liveness] = probes(json!({"startupProbe": own}));
+        assert_eq!((startup, readiness, liveness), (own, Value::Null, Value::Null));
+        let [startup, _, liveness] = probes(json!({"livenessProbe": {"periodSeconds": 30}}));
+        assert_eq!(
+            (&liveness["periodSeconds"], &liveness["httpGet"]["path"]),
+            (&30.into(), &"/livez".into())
+        );
+        assert_eq!(startup["httpGet"]["path"], "/livez");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
 use e2e::benchmark::{self, Verdict};
 use e2e::progress::Progress;
-use e2e::scale_in::{Figures, TASK_QUEUE, Trial, interrupted_by_installed};
+use e2e::scale_in::{Figures, Kind, TASK_QUEUE, Trial, interrupted_by_installed};
 use e2e::soloist::Test;
 use e2e::wait;
 use serde::Serialize;
@@ -30,6 +30,9 @@ struct Arguments {
     /// How many workers
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(2..=200))]
     workers: u16,
+    /// Whose workers
+    #[arg(long, value_enum, default_value_t = Kind::Soloist)]
+    kind: Kind,
     /// Seconds of the shortest task
     #[arg(long, default_value_t = 5.0)]
     min_seconds: f64,
@@ -107,7 +110,7 @@ async fn main() -> Result<ExitCode> {
 
 async fn trial(test: &Test, progress: &Progress, arguments: &Arguments) -> Result<Outcome> {
     let seconds = (arguments.min_seconds, arguments.max_seconds);
-    let trial = Trial::new(test, arguments.workers, seconds).await?;
+    let trial = Trial::new(test, arguments.workers, arguments.kind, seconds).await?;
     let ways = if arguments.way.is_empty() { Way::value_variants() } else { &arguments.way };
     let (mut interrupted_tasks, mut operator_kills) = (0.0, 0);
     for way in ways {
