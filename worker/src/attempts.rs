@@ -109,7 +109,7 @@ fn by_header(
     }
 }
 
-/// Lets other workers know, for as long as it is waited for, that this one runs a call.
+/// Lets other workers know, for as long as it is waited for, that this one isn't done with a call.
 pub(crate) async fn hold(
     request: &Request,
     node: &str,
@@ -118,14 +118,18 @@ pub(crate) async fn hold(
     metrics: &Metrics,
 ) -> Infallible {
     sleep(HELD_AFTER).await;
-    let Some(redis) = results.redis(health, metrics).await else { return std::future::pending().await };
-    let run = RunKey::new(&request.id, request.retries);
-    loop {
-        if let Err(error) = redis.hold_run(&run, node, HELD).await {
-            debug!(id = request.id, %error, "others can't be told that the task runs here");
+    // Few calls come to this.
+    Box::pin(async {
+        let Some(redis) = results.redis(health, metrics).await else { return std::future::pending().await };
+        let run = RunKey::new(&request.id, request.retries);
+        loop {
+            if let Err(error) = redis.hold_run(&run, node, HELD).await {
+                debug!(id = request.id, %error, "others can't be told that the task runs here");
+            }
+            sleep(HELD / 3).await;
         }
-        sleep(HELD / 3).await;
-    }
+    })
+    .await
 }
 
 /// The task itself wants its message to be delivered again: it has come to an end, and was no worker's death.

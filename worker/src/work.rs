@@ -94,10 +94,15 @@ impl Work {
             delivery.settle(Disposition::Ack, Some(request));
             return None;
         }
-        if is_delay_exchange(delivery.exchange.as_str())
-            && self.results.is_revoked(&request.id, &self.health, &self.metrics).await
-        {
-            self.revoked.change(|revocations| revocations.add(&request.id, Instant::now()));
+        if is_delay_exchange(delivery.exchange.as_str()) {
+            let is_revoked = self.results.is_revoked(&request.id, &self.health, &self.metrics);
+            let Some(is_revoked) = self.unless_stopped(is_revoked).await else {
+                delivery.settle(Disposition::Requeue, None);
+                return None;
+            };
+            if is_revoked {
+                self.revoked.change(|revocations| revocations.add(&request.id, Instant::now()));
+            }
         }
         self.metrics.count(Counted::Received, &request.task);
         self.events.task(received(request));
@@ -115,6 +120,15 @@ impl Work {
             Waited::Recalled => delivery.settle(Disposition::Requeue, None),
         }
         None
+    }
+
+    /// What the store answers about a message that isn't begun with; nothing if the worker is to stop before it does.
+    async fn unless_stopped<T>(&self, answer: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            biased;
+            answer = answer => Some(answer),
+            () = self.stop.requested() => None,
+        }
     }
 
     /// Waits until the call may be run, or leaves that to the broker.
@@ -164,7 +178,11 @@ impl Work {
         let watched = (&*self.health, &*self.metrics);
         loop {
             let verdict =
-                attempts::verdict(delivery, request, limit, backoff::random(), &self.results, watched).await;
+                attempts::verdict(delivery, request, limit, backoff::random(), &self.results, watched);
+            let Some(verdict) = self.unless_stopped(verdict).await else {
+                delivery.settle(Disposition::Requeue, None);
+                return false;
+            };
             match verdict {
                 Verdict::Run => return true,
                 Verdict::Done => {
@@ -258,23 +276,28 @@ impl Work {
         self.events.task(EventKind::TaskStarted { uuid: request.id.clone() });
         let of_message = TimeLimits { soft: request.time_limit.soft(), hard: request.time_limit.hard() };
         let limits = of_message.or(self.limits.times(&request.task));
-        let ended = tokio::select! {
+        let finish = async {
+            let ended = supervise(ticket.ended(), limits, tracking.terminate(), cancel).await;
+            let is_stuck = ended.is_stuck();
+            let runtime = match &ended {
+                Ended::Finished(outcome) => outcome.runtime,
+                _ => begun.elapsed(),
+            };
+            self.metrics.observe_runtime(&request.task, runtime);
+            let has_succeeded = matches!(&ended, Ended::Finished(Outcome { result: Ok(_), .. }));
+            let chance = if has_succeeded { 0.0 } else { backoff::random() };
+            let settlement = settle(admitted, ended, Timestamp::now(), chance);
+            let additions = context.take_additions();
+            let settlement = self.advance(delivery, admitted, settlement, additions, runtime).await;
+            self.conclude(delivery, settlement, Some(request), Some(runtime)).await;
+            (runtime, is_stuck)
+        };
+        let (runtime, is_stuck) = tokio::select! {
             biased;
-            ended = supervise(ticket.ended(), limits, tracking.terminate(), cancel) => ended,
+            finished = finish => finished,
+            // To the end: the message may come back while the result or what follows can't be told yet.
             never = attempts::hold(request, &self.node, &self.results, &self.health, &self.metrics) => match never {},
         };
-        let is_stuck = ended.is_stuck();
-        let runtime = match &ended {
-            Ended::Finished(outcome) => outcome.runtime,
-            _ => begun.elapsed(),
-        };
-        self.metrics.observe_runtime(&request.task, runtime);
-        let has_succeeded = matches!(&ended, Ended::Finished(Outcome { result: Ok(_), .. }));
-        let chance = if has_succeeded { 0.0 } else { backoff::random() };
-        let settlement = settle(admitted, ended, Timestamp::now(), chance);
-        let additions = context.take_additions();
-        let settlement = self.advance(delivery, admitted, settlement, additions, runtime).await;
-        self.conclude(delivery, settlement, Some(request), Some(runtime)).await;
         self.activity.end();
         self.metrics.busy.set(self.activity.active().into());
         if is_stuck {

@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::support::{
-    Broker, Call, Celery, Message, Proxy, Vhost, env, eventually, occupy, runs_somewhere, stored, unique,
-    within, worker,
+    Broker, Call, Celery, Message, Proxy, Vhost, control, env, eventually, occupy, runs_somewhere, stored,
+    unique, within, worker,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -53,6 +53,45 @@ async fn a_task_is_watched_over_while_the_broker_answers_nothing() {
     proxy.silence(false);
     assert_eq!(worker.wait().code(), Some(0));
     broker.wait_for_counts(&queue, 0, 0).await;
+    broker.remove(&queue);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ and Redis: AMQP_URL, MANAGEMENT_URL, REDIS_URL"]
+async fn a_task_whose_sequel_cannot_be_sent_yet_is_not_run_by_another_worker() {
+    let (queue, id) = (unique("sequel"), unique("id"));
+    let broker = Broker::connect().await;
+    let (proxy, through) = Proxy::of_broker(&env("AMQP_URL"), true);
+    let worker = worker(&queue).env("SOLOIST_BROKER", &through).ready();
+    let mut call = Message::call(&id, "tasks.sleep", &json!([1]));
+    let next =
+        json!({"task": "tasks.add", "args": [1, 2], "immutable": true, "options": {"task_id": unique("id")}});
+    call.body = json!([[1], {}, {"chain": [next]}]).to_string().into_bytes();
+    broker.publish(&queue, call).await;
+    worker.wait_until_running(&id);
+    proxy.down();
+    worker.wait_for("can't send the task that follows", |_| true);
+    eventually("others are told that the worker is not done with it", || runs_somewhere(&id).then_some(()));
+    proxy.up();
+    worker.wait_for("task succeeded", |entry| entry["task"] == "tasks.add");
+    assert_eq!(worker.metric("soloist_task_started_total{task=\"tasks.sleep\"}"), Some(1.0));
+    broker.wait_for_counts(&queue, 0, 0).await;
+    broker.remove(&queue);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ: AMQP_URL, MANAGEMENT_URL"]
+async fn what_waits_for_redis_before_it_begins_is_given_back_by_a_worker_that_stops() {
+    let (queue, id) = (unique("undecided"), unique("id"));
+    let broker = Broker::connect().await;
+    broker.declare(&queue).await;
+    broker.publish(&queue, Message::call(&id, "tasks.add", &json!([1, 2]))).await;
+    broker.give_back(&queue).await;
+    let mut worker = worker(&queue).env("SOLOIST_RESULTS", "redis://127.0.0.1:1/0").spawn();
+    worker.wait_for("can't store the result", |entry| entry["id"] == "connect");
+    worker.signal("TERM");
+    assert_eq!(worker.wait().code(), Some(0));
+    broker.wait_for_counts(&queue, 1, 0).await;
     broker.remove(&queue);
 }
 
@@ -146,6 +185,8 @@ async fn a_broker_that_is_away_is_waited_for() {
     proxy.up();
     eventually("the task is run", || stored(&id));
     eventually("it is ready again", || (worker.get("/readyz").0 == 200).then_some(()));
+    let ping = [("ping", json!({}))];
+    eventually("it answers", || control(&worker.node, &ping).remove(0).0.get("ok").cloned());
     worker.signal("TERM");
     assert_eq!(worker.wait().code(), Some(0));
     broker.remove(&queue);
