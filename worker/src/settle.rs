@@ -244,7 +244,7 @@ fn succeed(
 }
 
 fn fail(request: &Arc<Request>, task: &Task, error: &TaskError, now: Timestamp) -> Settlement {
-    let traceback = error.traceback().map(str::to_owned);
+    let traceback = Some(traceback(error));
     let meta = || TaskMeta::failure(&request.id, error.exception(), traceback.clone(), now);
     Settlement {
         id: Some(request.id.clone()),
@@ -258,11 +258,19 @@ fn fail(request: &Arc<Request>, task: &Task, error: &TaskError, now: Timestamp) 
         event: Some(EventKind::TaskFailed {
             uuid: request.id.clone(),
             exception: error.exception().repr(),
-            traceback: traceback.clone(),
+            traceback,
         }),
         counted: Counted::Failed,
-        report: Report::Failed { exception: error.to_string(), traceback },
+        report: Report::Failed {
+            exception: error.to_string(),
+            traceback: error.traceback().map(str::to_owned),
+        },
     }
+}
+
+/// What Python programs find as the traceback, which they expect of each failure: at least the error.
+fn traceback(error: &TaskError) -> String {
+    error.traceback().map_or_else(|| error.to_string(), str::to_owned)
 }
 
 /// What the broker is told of a task that has ended.
@@ -281,7 +289,7 @@ fn failed_disposition(task: &Task) -> Disposition {
 fn retry(request: &Arc<Request>, task: &Task, planned: PlannedRetry) -> Settlement {
     let PlannedRetry { request: again, cause, delay } = planned;
     let exception = cause.as_ref().map(TaskError::exception);
-    let traceback = cause.as_ref().and_then(TaskError::traceback).map(str::to_owned);
+    let traceback = cause.as_ref().map(traceback);
     let meta = || TaskMeta::retry(&request.id, exception, traceback.clone());
     Settlement {
         id: Some(request.id.clone()),

@@ -148,6 +148,7 @@ impl Panel {
                 "heartbeat": self.broker.heartbeat.as_secs(),
                 "failover_strategy": "round-robin",
                 "alternates": [],
+                "credential_provider": null,
             },
             "prefetch_count": self.activity.prefetch(),
             "rusage": show::resource_usage(),
