@@ -103,6 +103,12 @@ async fn failures_are_raised_by_the_client_and_the_worker_lives() {
     );
     let traceback = outcomes[1]["traceback"].as_str().unwrap();
     assert!(traceback.contains("samples.rs:"), "{traceback}");
+    assert_eq!(outcomes[0]["traceback"], "RuntimeError: boom");
+    // What Python has no class for is one of Celery's own.
+    assert_eq!(
+        (&outcomes[0]["module"], &outcomes[1]["module"]),
+        (&json!("builtins"), &json!("celery.exceptions"))
+    );
     broker.wait_for_counts(&queue, 0, 0).await;
     assert!(worker.is_running());
     broker.remove(&queue);

@@ -203,18 +203,41 @@ async fn workers_in_rust_and_in_python_share_what_is_revoked() {
         control(&first.node, &[("revoke", json!({"task_id": ours}))]).remove(0).0.get("ok").cloned()
     });
     let python = PythonWorker::start();
+    python.wait_for("mingle: sync with ");
     let revoked = |node: &str, id: &str| {
         let known = control(node, &[("revoked", json!({}))]).remove(0).0;
         known.as_array().is_some_and(|known| known.iter().any(|known| known == id)).then_some(())
     };
-    let python_node = format!("{}@python", python.queue);
-    eventually("the Python worker knows what was revoked at ours", || revoked(&python_node, &ours));
-    control(&python_node, &[("revoke", json!({"task_id": theirs}))]);
+    eventually("the Python worker knows what was revoked at ours", || revoked(&python.node, &ours));
+    control(&python.node, &[("revoke", json!({"task_id": theirs}))]);
     let second = worker(&queues[1]).ready();
     eventually("ours knows what was revoked at the Python worker", || revoked(&second.node, &theirs));
     for queue in queues.iter().chain([&python.queue]) {
         broker.remove(queue);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
+async fn celerys_worker_runs_what_we_send_and_the_least_that_may_be_sent() {
+    let broker = Broker::connect().await;
+    let python = PythonWorker::start();
+    let client = celery_client::Celery::builder(env("AMQP_URL").parse().unwrap())
+        .results(env("REDIS_URL").parse().unwrap())
+        .connect()
+        .await
+        .unwrap();
+    let [least, ours] = [(); 2].map(|()| unique("id"));
+    broker.publish(&python.queue, Message::call(&least, "py.add", &json!([1, 2]))).await;
+    let call = celery_client::Signature::new("py.add").arg(3).arg(4).queue(&*python.queue).task_id(&*ours);
+    let result = client.send(&call).await.unwrap();
+    assert_eq!(result.get::<i64>(Duration::from_secs(20)).await.unwrap(), 7);
+    for id in [&least, &ours] {
+        python.wait_for(&format!("Task py.add[{id}] received"));
+        python.wait_for(&format!("Task py.add[{id}] succeeded"));
+        assert_eq!(stored(id).unwrap().0["status"], "SUCCESS");
+    }
+    broker.remove(&python.queue);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,8 +1,15 @@
 //! Celery's remote control talks to the worker.
 
+use std::{
+    collections::{BTreeSet, HashMap},
+    mem::discriminant,
+};
+
 use serde_json::{Value, json};
 
-use crate::support::{Broker, Message, PythonWorker, celery, control, eventually, stored, unique, worker};
+use crate::support::{
+    Broker, Call, Celery, Message, PythonWorker, celery, control, eventually, inspect, stored, unique, worker,
+};
 
 /// What a worker that works is to answer within, seen from a Celery client.
 const AT_ONCE: f64 = 0.05;
@@ -58,6 +65,64 @@ async fn a_busy_worker_answers_every_inspection_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
+async fn a_busy_workers_answers_on_the_command_line_have_the_shape_of_celerys() {
+    let queue = unique("shapes");
+    let broker = Broker::connect().await;
+    let worker = worker(&queue).ready();
+    let python = PythonWorker::start();
+    let (ours, theirs, running) = (unique("id"), unique("id"), unique("id"));
+    let delayed = |task: &str, queue: &str, id: &str| {
+        let options =
+            json!({"queue": queue, "task_id": id, "countdown": 600, "shadow": "shown", "priority": 3});
+        Call::new(task, json!([1])).kwargs(json!({"y": 2})).options(options).not_waited_for()
+    };
+    let endless = Call::new("tasks.fib", json!([50])).options(json!({"task_id": running})).not_waited_for();
+    Celery::with_redis(&queue).call([
+        delayed("tasks.add", &queue, &ours),
+        delayed("py.add", &python.queue, &theirs),
+        endless,
+    ]);
+    worker.wait_for("to be run later: it waits in the broker", |entry| entry["id"] == ours);
+    worker.wait_until_running(&running);
+    let ask = |node: &str, id: &str| {
+        let commands = [
+            "ping",
+            "stats",
+            "active",
+            "reserved",
+            "scheduled",
+            "registered",
+            "active_queues",
+            "revoked",
+            "conf",
+            "report",
+            "clock",
+        ];
+        let mut commands: Vec<_> = commands.map(|command| vec![command]).into();
+        commands.push(vec!["query_task", id]);
+        let answers = inspect(node, &commands);
+        commands.iter().map(|command| command[0].to_owned()).zip(answers).collect::<HashMap<_, _>>()
+    };
+    let (mine, celerys) = (ask(&worker.node, &ours), ask(&python.node, &theirs));
+    for (command, (mine, seconds)) in &mine {
+        assert!(*seconds < 1.0, "{command} took {seconds} s");
+        let celerys = match command.as_str() {
+            // Celery's worker doesn't answer while it works: that a task is shown there as in its schedule is known.
+            "active" => &json!([celerys["scheduled"].0[0]["request"]]),
+            command => &celerys[command].0,
+        };
+        match command.as_str() {
+            "conf" => assert!(mine.is_object() && celerys.is_object()),
+            "query_task" => has_shape(command, &mine[&ours], &celerys[&theirs]),
+            _ => has_shape(command, mine, celerys),
+        }
+    }
+    broker.remove(&queue);
+    broker.remove(&python.queue);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
 async fn celerys_command_line_finds_the_worker() {
     let queue = unique("cli");
     let broker = Broker::connect().await;
@@ -74,6 +139,32 @@ async fn celerys_command_line_finds_the_worker() {
     celery(&["control", "-d", &worker.node, "shutdown"]);
     assert_eq!(worker.wait().code(), Some(0));
     broker.remove(&queue);
+}
+
+/// Checks that a value has the keys that Celery's has, and the same kinds of values where neither is null, at every depth.
+#[track_caller]
+fn has_shape(place: &str, ours: &Value, celerys: &Value) {
+    match (ours, celerys) {
+        // Counts by the names of tasks, and the arguments of a call.
+        (Value::Object(_), Value::Object(_)) if place == "stats.total" || place.ends_with(".kwargs") => {}
+        (Value::Object(fields), Value::Object(celerys)) => {
+            let keys = |fields: &serde_json::Map<_, _>| fields.keys().cloned().collect::<BTreeSet<String>>();
+            // Of what the system counts ours tells less.
+            let is_usage = place == "stats.rusage";
+            assert!(keys(fields) == keys(celerys) || is_usage, "{place}: {fields:?} {celerys:?}");
+            for (key, value) in fields {
+                let celerys = celerys.get(key).unwrap_or_else(|| panic!("{place}: Celery has no {key}"));
+                has_shape(&format!("{place}.{key}"), value, celerys);
+            }
+        }
+        (Value::Array(items), Value::Array(celerys)) => {
+            for (item, celerys) in items.iter().zip(celerys) {
+                has_shape(&format!("{place}[]"), item, celerys);
+            }
+        }
+        (Value::Null, _) | (_, Value::Null) => {}
+        _ => assert_eq!(discriminant(ours), discriminant(celerys), "{place}: {ours} {celerys}"),
+    }
 }
 
 /// The pool of one process is the only difference: Celery's own solo worker can't resize it either, and says so less clearly.
@@ -119,7 +210,7 @@ async fn each_order_is_answered_as_celerys_solo_worker_answers_it() {
         control(node, orders).into_iter().map(|(answer, _)| answer).collect()
     };
     let ours = answers(&worker.node, &orders("tasks.add"));
-    let theirs = answers(&format!("{}@python", python.queue), &orders("py.add"));
+    let theirs = answers(&python.node, &orders("py.add"));
     for ((order, ours), theirs) in orders("-").iter().zip(&ours).zip(&theirs).skip(1) {
         assert_eq!(ours, theirs, "{order:?}");
     }
@@ -224,6 +315,25 @@ async fn of_two_workers_with_one_name_the_second_waits_for_it() {
         let pid = &control(&node, &[("stats", json!({}))]).remove(0).0["pid"];
         (*pid == json!(second.pid())).then_some(())
     });
+    broker.remove(&queue);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
+async fn a_celery_worker_of_the_same_name_is_waited_for() {
+    let queue = unique("twins");
+    let broker = Broker::connect().await;
+    let python = PythonWorker::start();
+    let node = python.node.clone();
+    let worker = worker(&queue).node(&node).ready();
+    worker.wait_for("remote control is interrupted", |entry| {
+        entry["problem"].as_str().unwrap().contains("RESOURCE_LOCKED")
+    });
+    let registered = || control(&node, &[("registered", json!({}))]).remove(0).0.to_string();
+    assert!(registered().contains("py.add"));
+    broker.remove(&python.queue);
+    drop(python);
+    eventually("ours answers", || registered().contains("tasks.add").then_some(()));
     broker.remove(&queue);
 }
 

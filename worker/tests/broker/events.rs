@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::{Broker, EventWatch, Message, unique, within, worker};
+use crate::support::{
+    Broker, Call, Celery, EventDump, EventWatch, Message, control, eventually, unique, within, worker,
+};
 
 /// Two heartbeats: who reads them takes a worker for gone after that.
 const LONGEST_GAP: f64 = 4.0;
@@ -60,6 +62,56 @@ async fn a_workers_life_is_told_in_events() {
     assert_eq!(worker.wait().code(), Some(0));
     let clocks: Vec<_> = watch.events().iter().filter_map(|event| event["clock"].as_u64()).collect();
     assert!(clocks.is_sorted(), "the logical clock went back: {clocks:?}");
+    broker.remove(&queue);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
+async fn celerys_event_dump_shows_how_each_task_ends() {
+    let queue = unique("dump");
+    let broker = Broker::connect().await;
+    let worker = worker(&queue).ready();
+    let dump = EventDump::start(&worker.node);
+    let revoked = unique("id");
+    let order = [("revoke", json!({"task_id": revoked}))];
+    eventually("the worker is told", || control(&worker.node, &order).remove(0).0.get("ok").cloned());
+    let outcomes = Celery::with_redis(&queue).call([
+        // First, to a worker that has nothing else to do: the broker itself drops what has expired if it has to wait.
+        Call::new("tasks.add", json!([1, 2])).options(json!({"expires": -60})),
+        Call::new("tasks.add", json!([1, 2])),
+        Call::new("tasks.fail", json!(["boom"])),
+        Call::new("tasks.flaky", json!([1, 0])),
+        Call::new("tasks.reject", json!([true])),
+        Call::new("tasks.add", json!([1, 2])).options(json!({"task_id": revoked})),
+        Call::new("tasks.nope", json!([])),
+    ]);
+    const COMMON: &[&str] = &["clock", "pid", "utcoffset"];
+    let shown = |what: &str, words: &str, fields: &[&str]| {
+        let line = eventually(&format!("{what} {words}"), || dump.line(&worker.node, what, words));
+        for field in fields.iter().chain(COMMON) {
+            assert!(line.contains(&format!("{field}=")), "{field}: {line}");
+        }
+        line
+    };
+    let named = |index: usize| format!("({})", outcomes[index]["id"].as_str().unwrap());
+    for (index, task) in [(1, "tasks.add"), (2, "tasks.fail"), (3, "tasks.flaky"), (4, "tasks.reject")] {
+        let id = named(index);
+        let received = shown("task received", &id, &["eta", "expires", "parent_id", "retries", "root_id"]);
+        assert!(received.contains(task) && received.contains(" args=["), "{received}");
+        shown("task started", &id, &[]);
+    }
+    let succeeded = shown("task succeeded", &named(1), &["runtime"]);
+    assert!(succeeded.contains("result=3,"), "{succeeded}");
+    let failed = shown("task failed", &named(2), &["traceback"]);
+    assert!(failed.contains("exception=RuntimeError('boom')"), "{failed}");
+    shown("task retried", &named(3), &["exception", "traceback"]);
+    shown("task succeeded", &named(3), &["result", "runtime"]);
+    shown("task rejected", &named(4), &["requeue"]);
+    shown("task revoked", "expired=True", &["signum", "terminated"]);
+    shown("task revoked", "expired=False", &["signum", "terminated"]);
+    shown("task failed", "exception=NotRegistered('tasks.nope')", &[]);
+    shown("heartbeat", "active=", &["freq", "loadavg", "processed", "sw_ident", "sw_sys", "sw_ver"]);
+    drop(worker);
     broker.remove(&queue);
 }
 

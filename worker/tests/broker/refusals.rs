@@ -16,12 +16,38 @@ async fn ends_as(state: &str, exc_type: &str, spoil: impl FnOnce(&mut Message)) 
     broker.publish(&queue, message).await;
     let (meta, _) = eventually("a result is stored", || stored(&id));
     assert_eq!((&meta["status"], &meta["result"]["exc_type"]), (&json!(state), &json!(exc_type)), "{meta}");
-    let after = Celery::with_redis(&queue).call_one(Call::new("tasks.add", json!([1, 2])));
-    assert_eq!(after["value"], json!(3));
+    let seen = Celery::with_redis(&queue).call([Call::sent(&id), Call::new("tasks.add", json!([1, 2]))]);
+    assert_eq!((&seen[0]["state"], &seen[0]["error"]), (&json!(state), &json!(exc_type)), "{}", seen[0]);
+    assert_eq!(seen[1]["value"], json!(3));
     broker.wait_for_counts(&queue, 0, 0).await;
     assert!(worker.is_running());
     broker.remove(&queue);
     meta
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
+async fn what_celery_sends_in_other_formats_is_refused_by_name() {
+    let queue = unique("formats");
+    let broker = Broker::connect().await;
+    let worker = worker(&queue).ready();
+    let formats = [
+        ("pickle", "application/x-python-serialize"),
+        ("yaml", "application/x-yaml"),
+        ("msgpack", "application/x-msgpack"),
+    ];
+    let calls = formats.map(|(serializer, _)| {
+        Call::new("tasks.add", json!([1, 2])).options(json!({"serializer": serializer}))
+    });
+    let outcomes = Celery::with_redis(&queue).call(calls);
+    for (outcome, (_, content_type)) in outcomes.iter().zip(formats) {
+        let told = (&outcome["state"], &outcome["error"], &outcome["module"]);
+        assert_eq!(told, (&json!("FAILURE"), &json!("ContentDisallowed"), &json!("kombu.exceptions")));
+        assert!(outcome["message"].as_str().unwrap().contains(content_type), "{outcome}");
+    }
+    assert_eq!(worker.metric("soloist_task_started_total{task=\"tasks.add\"}"), Some(0.0));
+    broker.wait_for_counts(&queue, 0, 0).await;
+    broker.remove(&queue);
 }
 
 macro_rules! refusals {

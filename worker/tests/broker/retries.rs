@@ -57,6 +57,7 @@ async fn retries_come_to_an_end() {
         Call::new("tasks.flaky", json!([3, 0])),
         Call::new("tasks.unsteady", json!([2])),
         Call::new("tasks.flaky", json!([9, 0, 0])).options(json!({"retries": 7})),
+        Call::new("tasks.flaky", json!([2, 0])).options(json!({"headers": {"tenant": "a"}})),
     ]);
     assert_eq!((&outcomes[0]["error"], &outcomes[0]["message"]), (&json!("ValueError"), &json!("failure 3")));
     assert_eq!(outcomes[1]["state"], "SUCCESS");
@@ -67,6 +68,11 @@ async fn retries_come_to_an_end() {
         begun.elapsed()
     );
     assert_eq!(outcomes[3]["message"], "failure 8");
+    assert_eq!(outcomes[4]["value"], json!({"tenant": "a"}));
+    let log = worker.log();
+    let runs =
+        log.iter().filter(|entry| entry["message"] == "task received" && entry["id"] == outcomes[4]["id"]);
+    assert_eq!(runs.map(|entry| &entry["retries"]).collect::<Vec<_>>(), [0, 1, 2]);
     assert_eq!(worker.metric("soloist_task_failed_total{task=\"tasks.flaky\"}"), Some(2.0));
     broker.wait_for_counts(&queue, 0, 0).await;
     broker.remove(&queue);
@@ -158,14 +164,15 @@ async fn tasks_reject_ignore_and_acknowledge_early() {
     let worker = worker(&queue).ready();
     let events = EventWatch::start(&worker.node);
     let [rejected, requeued, ignored, early] = [(); 4].map(|()| unique("id"));
-    broker.publish(&queue, Message::call(&rejected, "tasks.reject", &json!([false]))).await;
-    broker.publish(&queue, Message::call(&requeued, "tasks.reject", &json!([true]))).await;
-    broker.publish(&queue, Message::call(&ignored, "tasks.ignore", &json!([]))).await;
-    let (meta, _) = eventually("the rejection is stored", || stored(&rejected));
-    assert_eq!((&meta["status"], &meta["result"]["exc_type"]), (&json!("FAILURE"), &json!("Reject")));
+    let call = |task: &str, args: Value, id: &str| Call::new(task, args).options(json!({"task_id": id}));
+    let outcomes = Celery::with_redis(&queue).call([
+        call("tasks.reject", json!([false]), &rejected),
+        call("tasks.reject", json!([true]), &requeued),
+        call("tasks.ignore", json!([]), &ignored).not_waited_for(),
+    ]);
+    assert_eq!((&outcomes[0]["state"], &outcomes[0]["error"]), (&json!("FAILURE"), &json!("Reject")));
     assert_eq!(events.wait_for("task-rejected", |event| event["uuid"] == *rejected)["requeue"], false);
-    let (meta, _) = eventually("the requeued one is run", || stored(&requeued));
-    assert_eq!(meta["result"], "delivered again");
+    assert_eq!(outcomes[1]["value"], "delivered again");
     assert_eq!(events.wait_for("task-rejected", |event| event["uuid"] == *requeued)["requeue"], true);
     broker.publish(&queue, Message::call(&early, "tasks.early", &json!([5]))).await;
     worker.wait_until_running(&early);

@@ -6,12 +6,14 @@ import sys
 from celery import Celery
 from celery.utils.nodenames import worker_direct
 from kombu import Exchange, Queue
+from kombu.common import Broadcast
 
 broker, name, node = sys.argv[1:4]
 app = Celery("test", broker=broker)
 app.conf.task_queues = [
     Queue(name + "-priority", Exchange(name + "-priority"), routing_key=name, queue_arguments={"x-max-priority": 9}),
     Queue(name + "-topic", Exchange(name + "-topic", type="topic"), routing_key="media.#"),
+    Broadcast(name + "-everybody"),
 ]
 
 ids = json.load(sys.stdin)
@@ -25,8 +27,8 @@ for priority in (1, 9, 5):
     send("priority", priority, queue=name + "-priority")
 send("topic", queue=name + "-topic", routing_key="media.image.small")
 send("direct", queue=worker_direct(node))
+send("everybody", queue=name + "-everybody")
+# Who sends to all declares a queue of its own too.
 with app.connection_for_write() as connection:
-    everybody = Exchange(name + "-everybody", type="fanout", durable=True)
-    everybody.declare(channel=connection.default_channel)
-send("everybody", exchange=name + "-everybody", routing_key="all")
+    app.amqp.queues[name + "-everybody"](connection.default_channel).delete()
 json.dump(None, sys.stdout)

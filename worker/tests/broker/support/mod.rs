@@ -19,8 +19,8 @@ pub(crate) use self::{
     flower::{Flower, free_address},
     proxy::Proxy,
     python::{
-        Call, Celery, EXAMPLES, EventWatch, PythonWorker, canvas, celery, control, delays, routes,
-        values_that_change,
+        Call, Celery, EXAMPLES, EventDump, EventWatch, PythonWorker, canvas, celery, control, delays,
+        inspect, routes, values_that_change,
     },
     worker::{WorkerProcess, example, worker},
 };

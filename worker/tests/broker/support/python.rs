@@ -10,7 +10,7 @@ use std::{
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
-use super::{PATIENCE, env, eventually, unique};
+use super::{env, eventually, unique};
 
 fn script(name: &str) -> String {
     format!("{}/tests/broker/support/{name}", env!("CARGO_MANIFEST_DIR"))
@@ -31,33 +31,48 @@ fn app(backend: &str, queue: &str) -> Command {
 /// A Celery worker of its own, with the tasks `py.*`. Killed when dropped.
 pub(crate) struct PythonWorker {
     child: Child,
+    log: Arc<Mutex<Vec<String>>>,
     pub(crate) queue: String,
+    pub(crate) node: String,
 }
 
 impl PythonWorker {
     /// Starts it, and returns once it consumes.
     pub(crate) fn start() -> Self {
         let queue = unique("python");
+        let node = format!("{queue}@python");
         let mut child = app(&env("REDIS_URL"), &queue)
             .args(["-m", "celery", "-A", "celery_app", "worker", "-P", "solo", "-l", "INFO", "-Q", &queue])
-            .args(["-n", &format!("{queue}@python")])
+            .args(["-n", &node])
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let (ready, is_ready) = std::sync::mpsc::channel();
-        let log = BufReader::new(child.stderr.take().unwrap());
-        thread::spawn(move || {
-            for line in log.lines().map_while(Result::ok) {
-                if line.ends_with(" ready.") {
-                    let _ = ready.send(());
-                }
-            }
-        });
-        let worker = Self { child, queue };
-        is_ready.recv_timeout(PATIENCE).expect("the Python worker is ready");
+        let log = collect(child.stderr.take().unwrap());
+        let worker = Self { child, log, queue, node };
+        worker.wait_for(" ready.");
         worker
     }
+
+    /// Waits for a line of its log with these words.
+    #[track_caller]
+    pub(crate) fn wait_for(&self, words: &str) {
+        eventually(&format!("the Python worker logs `{words}`"), || {
+            self.log.lock().unwrap().iter().any(|line| line.contains(words)).then_some(())
+        });
+    }
+}
+
+/// The lines of a program's output, as they come.
+fn collect(output: impl std::io::Read + Send + 'static) -> Arc<Mutex<Vec<String>>> {
+    let lines = Arc::new(Mutex::new(Vec::new()));
+    let sink = Arc::clone(&lines);
+    thread::spawn(move || {
+        for line in BufReader::new(output).lines().map_while(Result::ok) {
+            sink.lock().unwrap().push(line);
+        }
+    });
+    lines
 }
 
 impl Drop for PythonWorker {
@@ -101,6 +116,11 @@ pub(crate) fn control(node: &str, commands: &[(&str, Value)]) -> Vec<(Value, f64
     run("celery_control.py", &[&env("AMQP_URL"), node], &commands)
 }
 
+/// What `celery inspect` with these arguments has of one worker, and the seconds it took, each.
+pub(crate) fn inspect(node: &str, commands: &[Vec<&str>]) -> Vec<(Value, f64)> {
+    run("celery_inspect.py", &[&env("AMQP_URL"), node], &commands)
+}
+
 /// Has Celery declare its delay queues in a virtual host, or send a delayed task to a quorum queue over a topic exchange.
 pub(crate) fn delays(amqp_url: &str, queue: &str, action: &str) -> Value {
     run("celery_delays.py", &[amqp_url, &env("REDIS_URL"), queue], &action)
@@ -114,6 +134,41 @@ pub(crate) fn celery(args: &[&str]) -> String {
         .output()
         .unwrap();
     String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+}
+
+/// `celery events --dump`.
+pub(crate) struct EventDump {
+    child: Child,
+    lines: Arc<Mutex<Vec<String>>>,
+}
+
+impl EventDump {
+    /// Starts it, and returns once it hears a worker.
+    pub(crate) fn start(node: &str) -> Self {
+        let mut child = Command::new(env("PYTHON"))
+            .args(["-m", "celery", "-b", &env("AMQP_URL"), "events", "--dump"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let dump = Self { lines: collect(child.stdout.take().unwrap()), child };
+        eventually("a heartbeat is shown", || dump.line(node, "heartbeat", ""));
+        dump
+    }
+
+    /// What it shows of a worker: the first line about such an event that has these words too.
+    pub(crate) fn line(&self, node: &str, event: &str, words: &str) -> Option<String> {
+        let is_meant = |line: &&String| {
+            line.starts_with(node) && line.contains(&format!("] {event}:")) && line.contains(words)
+        };
+        self.lines.lock().unwrap().iter().find(is_meant).cloned()
+    }
+}
+
+impl Drop for EventDump {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 /// One call of a task.
@@ -144,6 +199,12 @@ impl Call {
     /// Headers that Celery doesn't send, as its versions of old.
     pub(crate) fn headers_left_out(mut self, names: &[&str]) -> Self {
         self.0["headers_left_out"] = json!(names);
+        self
+    }
+
+    /// Its result is not waited for: what becomes of it is its id.
+    pub(crate) fn not_waited_for(mut self) -> Self {
+        self.0["wait"] = json!(false);
         self
     }
 
@@ -199,7 +260,7 @@ impl Celery {
 /// Celery's event receiver, listening to one worker.
 pub(crate) struct EventWatch {
     child: Child,
-    events: Arc<Mutex<Vec<Value>>>,
+    lines: Arc<Mutex<Vec<String>>>,
 }
 
 impl EventWatch {
@@ -210,21 +271,14 @@ impl EventWatch {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let events = Arc::new(Mutex::new(Vec::new()));
-        let sink = Arc::clone(&events);
-        let lines = BufReader::new(child.stdout.take().unwrap());
-        thread::spawn(move || {
-            for line in lines.lines().map_while(Result::ok) {
-                sink.lock().unwrap().push(serde_json::from_str(&line).unwrap());
-            }
-        });
-        let watch = Self { child, events };
+        let lines = collect(child.stdout.take().unwrap());
+        let watch = Self { child, lines };
         watch.wait_for("watching", |_| true);
         watch
     }
 
     pub(crate) fn events(&self) -> Vec<Value> {
-        self.events.lock().unwrap().clone()
+        self.lines.lock().unwrap().iter().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
     /// Waits for an event of this type for which `check` holds.
