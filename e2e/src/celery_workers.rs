@@ -34,13 +34,13 @@ pub(crate) async fn task_queue(test: &Test, name: &str, scaling: &str) -> Result
     let worker = &mut task_queue["spec"]["worker"];
     worker["command"] = json!([python, "-m", "celery"]);
     worker["args"] = json!([
+        "--workdir=/app",
         format!("--app={APP}"),
         "worker",
         "--pool=solo",
         "--queues=$(SOLOIST_QUEUES)",
         "--hostname=$(SOLOIST_NODE_NAME)",
     ]);
-    worker["env"] = json!([{"name": "PYTHONPATH", "value": "/app"}]);
     worker["template"] = template(&folders(&python).await?);
     test.namespace.apply(&task_queue.to_string()).await.map(drop)
 }

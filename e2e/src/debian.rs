@@ -29,6 +29,9 @@ const PACKAGES: &[(&str, &str)] = &[
 /// For the tests that look at Flower's pages.
 const BROWSER: &[(&str, &str)] = &[("chromium", "chromium")];
 
+/// Gives a program a clock of its own.
+pub(crate) const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
+
 /// What the packages of all releases of Debian are signed with; Ubuntu has it in a package of its own.
 pub(crate) const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
@@ -65,6 +68,14 @@ pub async fn ensure_browser(progress: &Progress) -> Result<()> {
 /// If it is missing and can't be installed.
 pub(crate) async fn ensure_keyring(progress: &Progress) -> Result<()> {
     install_missing(missing(&[("debian-archive-keyring", KEYRING)]), progress).await
+}
+
+/// Makes sure of what gives RabbitMQ a clock of its own.
+///
+/// # Errors
+/// If it is missing and can't be installed.
+pub async fn ensure_faketime(progress: &Progress) -> Result<()> {
+    install_missing(missing(&[("libfaketime", FAKETIME)]), progress).await
 }
 
 async fn install_missing(missing: Vec<&'static str>, progress: &Progress) -> Result<()> {

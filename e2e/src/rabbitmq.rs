@@ -3,14 +3,15 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use rustix::process::Signal;
+use tokio::process::Command;
 
 use crate::certificates::{Authority, Identity};
 use crate::netns::{NODE_ADDRESS, Namespace};
 use crate::process::{Launch, Process};
 use crate::state::State;
-use crate::{http, paths, wait};
+use crate::{command, debian, http, paths, wait};
 
 const NAME: &str = "rabbitmq";
 const SCRIPTS: &str = "/usr/lib/rabbitmq/bin";
@@ -95,15 +96,76 @@ impl Rabbit {
         http::send("DELETE", &url, self.user(), "").await.map(drop)
     }
 
+    /// Takes an exchange away, with its bindings.
+    ///
+    /// # Errors
+    /// If the management API refuses it.
+    pub async fn delete_exchange(&self, vhost: &str, exchange: &str) -> Result<()> {
+        let url = format!("{}/api/exchanges/{vhost}/{exchange}", self.management_url);
+        http::send("DELETE", &url, self.user(), "").await.map(drop)
+    }
+
     /// Starts it, if it isn't running, and waits until it takes connections. It has what it had before.
     ///
     /// # Errors
     /// If it doesn't come up within 90 seconds; its log says why.
     pub async fn start(&self) -> Result<()> {
         if self.process()?.is_none() {
-            self.launch()?;
+            self.launch(&[])?;
         }
         self.ready().await
+    }
+
+    /// The same, with a clock that [`set_clock`](Self::set_clock) sets. It needs the Debian package `libfaketime`.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start), and if it runs already.
+    pub async fn start_with_clock(&self) -> Result<()> {
+        ensure!(self.process()?.is_none(), "RabbitMQ runs already, with the machine's clock");
+        self.set_clock("+0")?;
+        self.launch(&[
+            ("LD_PRELOAD", debian::FAKETIME.into()),
+            ("FAKETIME_TIMESTAMP_FILE", clock_file()),
+            ("FAKETIME_CACHE_DURATION", "1".into()),
+            // Erlang measures durations by another clock, which never jumps.
+            ("FAKETIME_DONT_FAKE_MONOTONIC", "1".into()),
+        ])?;
+        self.ready().await
+    }
+
+    /// Has the clock of a broker so started jump: `-2h` is two hours before the machine's.
+    ///
+    /// # Errors
+    /// If the file that says so can't be written.
+    pub fn set_clock(&self, offset: &str) -> Result<()> {
+        std::fs::write(clock_file(), format!("{offset}\n")).context("set RabbitMQ's clock")
+    }
+
+    /// Switches the management plugin on or off.
+    ///
+    /// # Errors
+    /// If RabbitMQ's own program fails at that.
+    pub async fn manage(&self, on: bool) -> Result<()> {
+        self.namespace()?;
+        let mut plugins = Command::new(script("rabbitmq-plugins"));
+        plugins.args([if on { "enable" } else { "disable" }, "rabbitmq_management"]).envs(environment());
+        command::output(&mut plugins, BOOT).await.map(drop)
+    }
+
+    /// Has it stand still: it keeps its connections and answers nothing, until [`resume`](Self::resume).
+    ///
+    /// # Errors
+    /// If it doesn't run.
+    pub fn suspend(&self) -> Result<()> {
+        self.process()?.context("RabbitMQ doesn't run")?.signal(Signal::STOP)
+    }
+
+    /// Has it go on.
+    ///
+    /// # Errors
+    /// If it doesn't run.
+    pub fn resume(&self) -> Result<()> {
+        self.process()?.context("RabbitMQ doesn't run")?.signal(Signal::CONT)
     }
 
     /// Stops it as an administrator would: it closes its connections and keeps what is durable.
@@ -143,7 +205,7 @@ impl Rabbit {
         State::record("epmd", &process)
     }
 
-    pub(crate) fn launch(&self) -> Result<()> {
+    pub(crate) fn launch(&self, settings: &[(&str, PathBuf)]) -> Result<()> {
         let folder = folder();
         std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
         let write = |name: &str, text: &str| {
@@ -193,6 +255,9 @@ impl Rabbit {
         write("enabled_plugins", "[rabbitmq_management,rabbitmq_prometheus].\n")?;
         let mut launch = Launch::new(NAME, PathBuf::from(SCRIPTS).join("rabbitmq-server"));
         for (name, value) in environment() {
+            launch = launch.env(name, value);
+        }
+        for (name, value) in settings {
             launch = launch.env(name, value);
         }
         let process = launch.start(self.namespace()?)?;
@@ -247,6 +312,11 @@ pub(crate) fn environment() -> Vec<(&'static str, String)> {
 /// The file of one of RabbitMQ's programs.
 pub(crate) fn script(name: &str) -> PathBuf {
     PathBuf::from(SCRIPTS).join(name)
+}
+
+/// What the clock of a broker with a clock of its own is set to.
+fn clock_file() -> PathBuf {
+    folder().join("clock")
 }
 
 fn folder() -> PathBuf {

@@ -84,7 +84,7 @@ impl Cluster {
         let servers = async {
             let step = progress.step("rabbitmq");
             self.rabbitmq.launch_epmd()?;
-            self.rabbitmq.launch()?;
+            self.rabbitmq.launch(&[])?;
             self.rabbitmq.ready().await?;
             step.done(self.rabbitmq.amqp_url());
             anyhow::Ok(())

@@ -35,7 +35,7 @@ pub struct View {
     pub activity: HashMap<String, Activity>,
     /// Tasks that workers have finished since the subscription began.
     pub finished: u64,
-    /// Consumers on the queue that has the fewest; absent if they are not known of every queue.
+    /// Consumers on the queue that has the fewest, and workers that need none as they have a task; absent if they are not known of every queue.
     pub attached: Option<u32>,
     /// When the backlog last changed.
     pub backlog_changed_at: Option<Instant>,
@@ -212,7 +212,7 @@ impl Shared {
             longest_running: state.longest_running(subscription, now),
             activity: state.activity(subscription, now),
             finished: subscription.finished,
-            attached: state.attached(subscription),
+            attached: state.attached(subscription, now),
             backlog_changed_at: subscription.backlog_changed_at,
             removed: subscription.removed().cloned(),
         })
@@ -557,9 +557,15 @@ impl State {
         nodes.filter_map(|node| Some((node.clone(), self.reports.activity(node, now)?))).collect()
     }
 
-    fn attached(&self, subscription: &Subscription) -> Option<u32> {
+    fn attached(&self, subscription: &Subscription, now: Instant) -> Option<u32> {
         let consumers = subscription.topology.consumed().map(|queue| self.readings.get(queue)?.consumers());
-        consumers.collect::<Option<Vec<_>>>()?.into_iter().min()
+        let consumers = consumers.collect::<Option<Vec<_>>>()?;
+        // A worker of several queues consumes none of them while it has a task.
+        let working = match consumers.len() {
+            1 => 0,
+            _ => self.active(subscription, now).filter(|(_, tasks)| *tasks > 0).count(),
+        };
+        Some(consumers.into_iter().min()?.saturating_add(working as u32))
     }
 
     /// Makes what workers have said until now part of the reading.

@@ -142,9 +142,10 @@ async fn take_away(way: Way, trial: &Trial<'_>, arguments: &Arguments) -> Result
         Way::Replicas => trial.scale(Some(0)).await?,
         Way::Deployment => trial.scale_deployment(0).await?,
         Way::Rollout => {
-            let env = json!([{"name": "ROLLOUT", "value": format!("{:x}", fastrand::u32(..))}]);
+            let rollout = format!("{:x}", fastrand::u32(..));
+            let env = json!([{"name": "ROLLOUT", "value": rollout}]);
             trial.change(json!({"spec": {"worker": {"env": env}}})).await?;
-            rolled_out(trial, arguments).await?;
+            rolled_out(trial, &rollout, arguments).await?;
             trial.scale(Some(0)).await?;
         }
         Way::Broker => {
@@ -185,16 +186,20 @@ async fn kills(trial: &Trial<'_>, arguments: &Arguments) -> Result<f64> {
     operator.interrupted_tasks().await
 }
 
-/// Waits until the Deployment has new pods only.
-async fn rolled_out(trial: &Trial<'_>, arguments: &Arguments) -> Result<()> {
+/// Waits until the Deployment has new pods only, those with this value in a variable.
+async fn rolled_out(trial: &Trial<'_>, value: &str, arguments: &Arguments) -> Result<()> {
     let within =
         Duration::from_secs_f64(120.0 + 4.0 * f64::from(arguments.workers) + 2.0 * arguments.max_seconds);
     wait::until("the rollout", within, || async {
         let deployment = trial.test.deployment(TASK_QUEUE).await?;
         let generation = deployment.metadata.generation;
+        let template = deployment.spec.and_then(|spec| spec.template.spec).context("no template")?;
+        let mut variables = template.containers.iter().flat_map(|container| container.env.iter().flatten());
+        let is_new = variables.any(|variable| variable.value.as_deref() == Some(value));
         let status = deployment.status.context("no status")?;
         let wanted = i32::from(arguments.workers);
-        let is_done = status.observed_generation == generation
+        let is_done = is_new
+            && status.observed_generation == generation
             && status.updated_replicas == Some(wanted)
             && status.replicas == Some(wanted)
             && status.available_replicas == Some(wanted);

@@ -104,6 +104,14 @@ fn consumers_are_those_of_the_queue_with_the_fewest() {
 }
 
 #[test]
+fn a_worker_of_several_queues_that_has_a_task_needs_no_consumer() {
+    let mut world = World::new();
+    world.heartbeat(json!({"active": 1, "processed": 1}));
+    world.read(&[("red", 0, 1), ("green", 0, 1), ("blue", 0, 1)]);
+    assert_eq!((world.view("red").attached, world.view("blue").attached), (Some(2), Some(1)));
+}
+
+#[test]
 fn a_broker_that_was_restarted_shows_who_is_not_back_yet() {
     let mut world = World::new();
     let problem = Problem { reason: Reason::ConnectionLost, message: String::new() };
