@@ -119,13 +119,19 @@ async fn failures_are_raised_by_the_client_and_the_worker_lives() {
 async fn a_message_is_unacknowledged_until_its_result_is_stored() {
     let queue = unique("late");
     let broker = Broker::connect().await;
-    let worker = worker(&queue).ready();
+    let start_worker = || worker(&queue);
+    let worker = start_worker().ready();
     let id = unique("id");
-    broker.publish(&queue, Message::call(&id, "tasks.sleep", &json!([6]))).await;
+    broker.publish(&queue, Message::call(&id, "tasks.sleep", &json!([8]))).await;
     broker.publish(&queue, Message::call(&unique("id"), "tasks.add", &json!([1, 2]))).await;
     worker.wait_until_running(&id);
-    // One is being worked on; the other waits in the queue, where another worker could take it.
+    // One is being worked on; the other waits in the queue, where another worker can take it.
     broker.wait_for_counts(&queue, 1, 1).await;
+    let another = start_worker().ready();
+    eventually("the other is run by another", || {
+        (another.metric("soloist_task_succeeded_total{task=\"tasks.add\"}") == Some(1.0)).then_some(())
+    });
+    assert_eq!(another.metric("soloist_task_started_total{task=\"tasks.sleep\"}"), Some(0.0));
     assert!(stored(&id).is_none());
     eventually("the result is stored", || stored(&id));
     broker.wait_for_counts(&queue, 0, 0).await;
