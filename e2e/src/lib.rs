@@ -69,3 +69,4 @@ mod state;
 pub mod testing;
 pub mod wait;
 mod wrappers;
+pub mod wrong_data;

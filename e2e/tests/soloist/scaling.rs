@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use e2e::audit;
 use e2e::soloist::{self, Test};
 use e2e::wait;
+use e2e::wrong_data::{self, Fault};
 use futures_util::future::try_join_all;
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::Api;
@@ -114,6 +115,20 @@ async fn until_recommended(test: &Test, wanted: u64, there: u64) -> Result<Value
         let seen = (status["desiredReplicas"].as_u64(), status["replicas"].as_u64());
         ensure!(seen == (Some(wanted), Some(there)), "it says {seen:?}");
         Ok(Some(status))
+    })
+    .await
+}
+
+/// `cargo test-wrong-data` does the same with all else that can't be seen.
+#[tokio::test]
+#[ignore = "needs a cluster: cargo e2e"]
+async fn a_queue_that_cannot_be_read_takes_no_worker_away() -> Result<()> {
+    let test = Test::new("wrong-data").await?;
+    test.run(Duration::from_secs(200), async {
+        wrong_data::prepare(&test).await?;
+        let seen = wrong_data::trial(&test, Fault::QueueUnreadable, 6).await?;
+        ensure!(seen.workers == wrong_data::WORKERS && seen.said.contains("BacklogUnknown"), "{seen:?}");
+        Ok(())
     })
     .await
 }
