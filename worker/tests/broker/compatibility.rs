@@ -6,8 +6,8 @@ use jiff::{Timestamp, ToSpan};
 use serde_json::{Value, json};
 
 use crate::support::{
-    Broker, Call, Celery, Message, PythonWorker, control, env, eventually, routes, stored, unique,
-    values_that_change, worker,
+    Broker, Call, Celery, Message, PythonWorker, Vhost, control, env, eventually, example, routes, stored,
+    unique, values_that_change, worker,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -257,5 +257,73 @@ async fn a_worker_says_at_its_start_what_it_is_and_no_password() {
     let address: celery_client::BrokerAddress = env("AMQP_URL").parse().unwrap();
     assert!(said("broker").contains(&address.host), "{banner}");
     assert!(!said("broker").contains(&format!(":{}@", address.password)), "{banner}");
+    broker.remove(&queue);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
+async fn applications_with_tasks_of_like_names_stay_apart() {
+    let (stock, bank) = (unique("stock"), unique("bank"));
+    let broker = Broker::connect().await;
+    let _stock = worker(&stock).ready();
+    let _bank = example("positions", &bank).env("POSITIONS", &env("REDIS_URL")).ready();
+    let at = |queue: &str| json!({"queue": queue});
+    let outcomes = Celery::with_redis(&stock).call([
+        Call::new("tasks.add", json!([1, 2])).options(at(&stock)),
+        Call::new("positions.add", json!([1, 2.5])).options(at(&bank)),
+        Call::new("positions.add", json!([1, 2])).options(at(&stock)),
+        Call::new("add", json!([1, 2])).options(at(&stock)),
+    ]);
+    assert_eq!((&outcomes[0]["value"], &outcomes[1]["value"]), (&json!(3), &json!(3.5)));
+    assert_eq!(
+        (&outcomes[2]["error"], &outcomes[3]["error"]),
+        (&json!("NotRegistered"), &json!("NotRegistered"))
+    );
+    for queue in [stock, bank] {
+        broker.remove(&queue);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
+async fn clients_of_two_brokers_in_one_process_do_not_mix() {
+    const THREADS: i64 = 4;
+    const CALLS: i64 = 25;
+    let queue = unique("brokers");
+    let (vhost, broker) = (Vhost::create().await, Broker::connect().await);
+    let urls = [env("AMQP_URL"), vhost.amqp_url()];
+    let workers = urls.each_ref().map(|url| worker(&queue).env("SOLOIST_BROKER", url).ready());
+    let client = |url: &str| {
+        let settings = celery_client::Celery::builder(url.parse().unwrap()).default_queue(&*queue);
+        celery_client::blocking::Celery::connect(settings.results(env("REDIS_URL").parse().unwrap())).unwrap()
+    };
+    let call = |celery: celery_client::blocking::Celery, task: &'static str| {
+        for n in 0..CALLS {
+            let result: i64 =
+                celery.send_task(task, &(n, 10), &()).unwrap().get(Duration::from_secs(20)).unwrap();
+            assert_eq!(result, if task == "tasks.add" { n + 10 } else { n * 10 });
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let clients = urls.each_ref().map(|url| client(url));
+            std::thread::scope(|scope| {
+                for _ in 0..THREADS {
+                    for (client, task) in clients.iter().zip(["tasks.add", "tasks.multiply"]) {
+                        scope.spawn(move || call(client.clone(), task));
+                    }
+                }
+            });
+        });
+    });
+    let done = |index: usize, task: &str| {
+        workers[index].metric(&format!("soloist_task_succeeded_total{{task=\"{task}\"}}"))
+    };
+    #[expect(clippy::cast_precision_loss, reason = "a small number")]
+    let all = Some((THREADS * CALLS) as f64);
+    eventually("all are counted", || {
+        (done(0, "tasks.add") == all && done(1, "tasks.multiply") == all).then_some(())
+    });
+    assert_eq!((done(0, "tasks.multiply"), done(1, "tasks.add")), (Some(0.0), Some(0.0)));
     broker.remove(&queue);
 }

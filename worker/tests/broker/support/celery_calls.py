@@ -21,14 +21,25 @@ register("yaml", json.dumps, json.loads, "application/x-yaml", "utf-8")
 register("msgpack", lambda value: b"\x93\x90\x80\x80", json.loads, "application/x-msgpack", "binary")
 
 
+# Ways to give an eta that is known in UTC: as a program's datetime, or as a text.
+ETA = {
+    "utc": lambda moment: moment,
+    "naive": lambda moment: moment.replace(tzinfo=None),
+    "offset": lambda moment: moment.astimezone(datetime.timezone(datetime.timedelta(hours=2))),
+    "text with Z": lambda moment: moment.isoformat().replace("+00:00", "Z"),
+    "text with offset": lambda moment: str(ETA["offset"](moment)),
+}
+due = {}
+
+
 def outcome(result, timeout):
+    shown = {"id": result.id, "due": due.get(result.id)}
     try:
-        value = result.get(timeout=timeout)
+        shown["value"] = result.get(timeout=timeout)
     except Exception as error:
         kind = type(error)
-        return {"id": result.id, "error": kind.__name__, "module": kind.__module__, "message": str(error),
-                "traceback": result.traceback, "state": result.state}
-    return {"id": result.id, "value": value, "state": result.state}
+        shown.update(error=kind.__name__, module=kind.__module__, message=str(error), traceback=result.traceback)
+    return {**shown, "state": result.state}
 
 
 def send(call):
@@ -41,13 +52,21 @@ def send(call):
         headers.update(call.get("headers_set", {}))
 
     options = call.get("options", {})
-    if "eta_of_program" in options:
-        options["eta"] = datetime.datetime.fromisoformat(options.pop("eta_of_program"))
+    now = datetime.datetime.now(datetime.timezone.utc)
+    moment = None
+    if "eta_in" in options:
+        seconds, way = options.pop("eta_in")
+        moment = now + datetime.timedelta(seconds=seconds)
+        options["eta"] = ETA[way](moment)
+    elif "countdown" in options:
+        moment = now + datetime.timedelta(seconds=options["countdown"])
     before_task_publish.connect(change)
     try:
-        return app.send_task(call["task"], call.get("args"), call.get("kwargs"), **options)
+        result = app.send_task(call["task"], call.get("args"), call.get("kwargs"), **options)
     finally:
         before_task_publish.disconnect(change)
+    due[result.id] = moment and moment.isoformat()
+    return result
 
 
 settings, calls = json.load(sys.stdin)

@@ -184,7 +184,8 @@ impl Call {
         self
     }
 
-    /// Options of `apply_async`; `eta_of_program` is an eta that is given as a `datetime`, not as a text.
+    /// Options of `apply_async`; `eta_in` is an eta in so many seconds, with the way that it is given. When a call with an eta or a
+    /// countdown is due, its outcome says in `due`.
     pub(crate) fn options(mut self, options: Value) -> Self {
         self.0["options"] = options;
         self
