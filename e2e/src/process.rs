@@ -65,8 +65,10 @@ impl Process {
         wait::until(&what, within, || async { Ok((!self.is_alive()).then_some(())) }).await
     }
 
-    fn environment(&self) -> Vec<u8> {
-        std::fs::read(format!("/proc/{}/environ", self.pid)).unwrap_or_default()
+    /// Whether it was started with this variable, written as `NAME=value`.
+    pub(crate) fn has_variable(&self, variable: &str) -> bool {
+        let environment = std::fs::read(format!("/proc/{}/environ", self.pid)).unwrap_or_default();
+        environment.split(|&byte| byte == 0).any(|found| found == variable.as_bytes())
     }
 
     fn control_groups(&self) -> String {
@@ -167,21 +169,26 @@ pub(crate) fn log_file(name: &str) -> PathBuf {
     paths::logs().join(format!("{name}.log"))
 }
 
-/// Every process of the cluster: the recorded ones, what they started (by its environment), and what runs in pods (by
-/// its control group). Never the caller.
-pub(crate) fn all(namespace: &Namespace, recorded: impl IntoIterator<Item = Process>) -> Vec<Process> {
-    let mut found: Vec<Process> = recorded.into_iter().filter(Process::is_alive).collect();
-    let mark = format!("{MARK}={}", namespace.name()).into_bytes();
-    let group = format!(":/{}/", namespace.name());
-    let own = std::process::id();
+/// Every process of this machine.
+pub(crate) fn of_the_machine() -> impl Iterator<Item = Process> {
     let numbers = std::fs::read_dir("/proc").into_iter().flatten().filter_map(|entry| {
         let name = entry.ok()?.file_name();
         name.to_str()?.parse::<i32>().ok()
     });
-    for process in numbers.filter_map(Process::find) {
+    numbers.filter_map(Process::find)
+}
+
+/// Every process of the cluster: the recorded ones, what they started (by its environment), and what runs in pods (by
+/// its control group). Never the caller.
+pub(crate) fn all(namespace: &Namespace, recorded: impl IntoIterator<Item = Process>) -> Vec<Process> {
+    let mut found: Vec<Process> = recorded.into_iter().filter(Process::is_alive).collect();
+    let mark = format!("{MARK}={}", namespace.name());
+    let group = format!(":/{}/", namespace.name());
+    let own = std::process::id();
+    for process in of_the_machine() {
         let ours = || {
-            let marked = || process.environment().split(|&byte| byte == 0).any(|variable| variable == mark);
-            namespace.holds(process.pid) && marked() || process.control_groups().contains(&group)
+            namespace.holds(process.pid) && process.has_variable(&mark)
+                || process.control_groups().contains(&group)
         };
         if process.pid.cast_unsigned() != own && !found.contains(&process) && ours() {
             found.push(process);

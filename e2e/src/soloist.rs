@@ -13,13 +13,14 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DynamicObject, ListParams};
 use kube::core::{ApiResource, GroupVersionKind};
 use kube::{Api, ResourceExt};
+use rustix::process::Signal;
 use serde_json::Value;
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::{Instant, sleep};
 
 use crate::cluster::Cluster;
 use crate::testing::{self, TestNamespace};
-use crate::{http, paths, wait};
+use crate::{http, paths, process, wait};
 
 /// How long a pod may take from the decision to its first task on a busy machine.
 pub const START: Duration = Duration::from_secs(60);
@@ -245,6 +246,16 @@ pub fn is_running(pod: &Pod) -> bool {
     statuses
         .into_iter()
         .any(|container| container.state.as_ref().is_some_and(|state| state.running.is_some()))
+}
+
+/// Kills a worker's process as the kernel does when memory runs out. Its pod stays, and starts the container again.
+///
+/// # Errors
+/// If no process of this machine is that worker.
+pub fn kill_process_of(pod: &str) -> Result<()> {
+    let variable = format!("POD_NAME={pod}");
+    let worker = process::of_the_machine().find(|process| process.has_variable(&variable));
+    worker.with_context(|| format!("no process of {pod} on this machine"))?.signal(Signal::KILL)
 }
 
 /// How often the containers of these pods were started again.

@@ -7,9 +7,10 @@ use e2e::soloist::{self, Scrape, Test};
 use e2e::wait;
 use futures_util::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::DeleteParams;
+use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, ResourceExt};
+use serde_json::json;
 
 /// Longer than it takes to find the worker that runs it.
 const TASK_SECONDS: f64 = 8.0;
@@ -70,6 +71,44 @@ async fn a_worker_that_is_told_to_stop_finishes_its_task_and_exits_with_0() -> R
         .await?;
         let received = Scrape::of(&successor).await?.sum("soloist_task_received_total");
         ensure!(received == 0.0, "{} received the task again", successor.name_any());
+        Ok(())
+    })
+    .await
+}
+
+/// Its container starts again, which must not consume; and the operator must see that it is done.
+#[tokio::test]
+#[ignore = "needs a cluster: cargo e2e"]
+async fn a_worker_that_is_killed_while_it_drains_goes_without_another_task() -> Result<()> {
+    let test = Test::new("killed-draining").await?;
+    test.run(Duration::from_secs(240), async {
+        test.task_queue("jobs", "{maxReplicas: 1}").await?;
+        let replicas = async |replicas: u16| {
+            let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
+            test.task_queues().patch("jobs", &PatchParams::default(), &patch).await
+        };
+        replicas(1).await?;
+        until_workers(&test, "jobs", 1).await?;
+        let celery = test.celery().await?;
+        soloist::send(&celery, "jobs", "tasks.sleep", (3600.0,)).await?;
+        let worker = busy_worker(&test, "jobs").await?;
+        replicas(0).await?;
+        let pods: Api<Pod> = test.namespace.api();
+        wait::until("the worker to drain", soloist::START, || async {
+            Ok(pods.get(&worker).await?.annotations().get("soloist.dev/draining-since").map(drop))
+        })
+        .await?;
+
+        soloist::kill_process_of(&worker)?;
+        wait::until("its pod to go", soloist::START, || async {
+            Ok(pods.get_opt(&worker).await?.is_none().then_some(()))
+        })
+        .await?;
+        wait::until("its task to wait for another", soloist::START, || async {
+            Ok((test.task_queues().get("jobs").await?.data["status"]["ready"] == 1).then_some(()))
+        })
+        .await?;
+        test.cluster.rabbitmq.purge(&test.namespace.name, "jobs").await?;
         Ok(())
     })
     .await
