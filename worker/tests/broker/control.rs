@@ -41,7 +41,7 @@ async fn a_busy_worker_answers_every_inspection_at_once() {
         let replies = control(&worker.node, &methods.map(|method| (method, json!({}))));
         for (method, (reply, seconds)) in methods.iter().zip(&replies) {
             assert!(!reply.is_null() && reply.get("error").is_none(), "{method}: {reply}");
-            assert!(*seconds < 1.0, "{method} took {seconds} s");
+            assert!(*seconds < 2.0, "{method} took {seconds} s");
         }
         let reply = |method: &str| &replies[methods.iter().position(|known| *known == method).unwrap()].0;
         assert_eq!((&reply("active")[0]["id"], &reply("active")[0]["args"]), (&json!(id), &json!([50])));
@@ -105,7 +105,7 @@ async fn a_busy_workers_answers_on_the_command_line_have_the_shape_of_celerys() 
     };
     let (mine, celerys) = (ask(&worker.node, &ours), ask(&python.node, &theirs));
     for (command, (mine, seconds)) in &mine {
-        assert!(*seconds < 1.0, "{command} took {seconds} s");
+        assert!(*seconds < 2.0, "{command} took {seconds} s");
         let celerys = match command.as_str() {
             // Celery's worker doesn't answer while it works: that a task is shown there as in its schedule is known.
             "active" => &json!([celerys["scheduled"].0[0]["request"]]),
@@ -158,6 +158,7 @@ fn has_shape(place: &str, ours: &Value, celerys: &Value) {
             }
         }
         (Value::Array(items), Value::Array(celerys)) => {
+            assert_eq!(items.is_empty(), celerys.is_empty(), "{place}");
             for (item, celerys) in items.iter().zip(celerys) {
                 has_shape(&format!("{place}[]"), item, celerys);
             }

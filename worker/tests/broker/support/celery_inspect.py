@@ -11,7 +11,7 @@ broker, node = sys.argv[1:3]
 answers = []
 for command in json.load(sys.stdin):
     begun = time.monotonic()
-    result = CliRunner().invoke(celery, ["-b", broker, "inspect", "-d", node, "-j", *command])
+    result = CliRunner().invoke(celery, ["-b", broker, "inspect", "-t", "5", "-d", node, "-j", *command])
     if result.exit_code:
         sys.exit(f"{command}: {result.output} {result.exception}")
     answers.append([json.loads(result.stdout)[node], time.monotonic() - begun])
