@@ -114,6 +114,27 @@ async fn a_worker_that_is_killed_while_it_drains_goes_without_another_task() -> 
     .await
 }
 
+#[tokio::test]
+#[ignore = "needs a cluster: cargo e2e"]
+async fn a_time_limit_of_the_task_queue_ends_its_tasks() -> Result<()> {
+    let test = Test::new("time-limit").await?;
+    test.run(Duration::from_secs(240), async {
+        let yaml = soloist::task_queue("jobs", "{maxReplicas: 1}")
+            .replace("  worker:\n", "  worker:\n    taskTimeLimitSeconds: 2\n");
+        test.namespace.apply(&yaml).await?;
+        test.condition("jobs", "Ready", "True", "Ready").await?;
+        let celery = test.celery().await?;
+        let result = soloist::send(&celery, "jobs", "tasks.sleep", (3600.0,)).await?;
+        let error = soloist::value(&result, soloist::START).await.expect_err("it ran for an hour");
+        ensure!(format!("{error:#}").contains("TimeLimitExceeded"), "{error:#}");
+        let pods = test.pods("jobs").await?;
+        let grace = pods.iter().map(|pod| pod.spec.as_ref()?.termination_grace_period_seconds);
+        ensure!(grace.clone().all(|seconds| seconds == Some(12)), "{:?}", grace.collect::<Vec<_>>());
+        Ok(())
+    })
+    .await
+}
+
 /// Waits until as many workers are ready.
 async fn until_workers(test: &Test, name: &str, wanted: usize) -> Result<()> {
     wait::until(&format!("{wanted} ready workers"), soloist::START, || async {

@@ -62,7 +62,7 @@ pub(super) fn workers_are_gone(observed: &Observed, task_queue: &TaskQueue, now:
     let none =
         observed.pods.is_empty() && observed.deployment.as_ref().is_none_or(|live| replicas(live) == 0);
     let deleted_at = task_queue.metadata.deletion_timestamp.as_ref().map(|time| time.0);
-    let allowed = i64::from(task_queue.spec.worker.drain_timeout_seconds) + LEEWAY_SECONDS;
+    let allowed = i64::from(task_queue.spec.worker.drain_timeout_seconds()) + LEEWAY_SECONDS;
     none || deleted_at.is_some_and(|deleted_at| now.as_second() - deleted_at.as_second() > allowed)
 }
 

@@ -108,7 +108,7 @@ impl Workers {
             replicas: self.replicas,
             wanted,
             can_tell: self.can_tell,
-            drain_timeout: Duration::from_secs(task_queue.spec.worker.drain_timeout_seconds.into()),
+            drain_timeout: Duration::from_secs(task_queue.spec.worker.drain_timeout_seconds().into()),
             force: task_queue.spec.scaling.scale_down.on_drain_timeout == OnDrainTimeout::Force,
         }
     }
@@ -317,7 +317,7 @@ fn is_scale_in(
 async fn tell_overdue(task_queue: &TaskQueue, overdue: Vec<String>, memory: &mut Memory, context: &Context) {
     for name in overdue.iter().filter(|name| !memory.overdue.contains(*name)) {
         context.metrics.drain_timeouts.inc();
-        let seconds = task_queue.spec.worker.drain_timeout_seconds;
+        let seconds = task_queue.spec.worker.drain_timeout_seconds();
         let what_becomes_of_it = match task_queue.spec.scaling.scale_down.on_drain_timeout {
             OnDrainTimeout::Wait => {
                 "It stays until then; spec.scaling.scaleDown.onDrainTimeout: Force gives such workers up"

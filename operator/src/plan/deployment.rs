@@ -105,7 +105,7 @@ fn forget_probes(pod: &mut PodTemplateSpec) {
 
 /// Kubernetes' own deadline for a step of a rollout, and the time that a worker may take to finish its task.
 fn progress_deadline_seconds(task_queue: &TaskQueue) -> i32 {
-    let drain = i32::try_from(task_queue.spec.worker.drain_timeout_seconds).unwrap_or(i32::MAX);
+    let drain = i32::try_from(task_queue.spec.worker.drain_timeout_seconds()).unwrap_or(i32::MAX);
     drain.saturating_add(600)
 }
 
@@ -139,7 +139,7 @@ fn pod_spec(task_queue: &TaskQueue, topology: &Topology) -> PodSpec {
         containers: vec![container(task_queue, topology)],
         volumes: Some(volumes),
         termination_grace_period_seconds: Some(i64::from(
-            spec.worker.drain_timeout_seconds.saturating_add(SHUTDOWN_MARGIN_SECONDS),
+            spec.worker.drain_timeout_seconds().saturating_add(SHUTDOWN_MARGIN_SECONDS),
         )),
         automount_service_account_token: Some(false),
         enable_service_links: Some(false),
@@ -267,7 +267,14 @@ fn environment(task_queue: &TaskQueue, topology: &Topology) -> Vec<EnvVar> {
             None => set("SOLOIST_RESULTS", "rpc://"),
         });
     }
-    for own in &task_queue.spec.worker.env {
+    let worker = &task_queue.spec.worker;
+    let limits = [
+        ("SOLOIST_TIME_LIMIT", worker.task_time_limit_seconds),
+        ("SOLOIST_SOFT_TIME_LIMIT", worker.task_soft_time_limit_seconds),
+    ];
+    environment
+        .extend(limits.into_iter().filter_map(|(name, seconds)| Some(set(name, &seconds?.to_string()))));
+    for own in &worker.env {
         environment.retain(|variable| variable.name != own.name);
         environment.push(own.clone());
     }
@@ -373,6 +380,20 @@ mod tests {
     fn grace_period_is_longer_than_the_drain_timeout() {
         let deployment = planned(json!({"worker": {"image": "i", "drainTimeoutSeconds": 60}}));
         assert_eq!(deployment["spec"]["template"]["spec"]["terminationGracePeriodSeconds"], 70);
+    }
+
+    #[test]
+    fn a_time_limit_for_tasks_sets_all_that_has_to_fit_it() {
+        let worker = json!({"image": "i", "taskTimeLimitSeconds": 3600, "taskSoftTimeLimitSeconds": 3000});
+        let deployment = planned(json!({"worker": worker}));
+        let variables = env(&deployment);
+        assert_eq!(
+            (&variables["SOLOIST_TIME_LIMIT"], &variables["SOLOIST_SOFT_TIME_LIMIT"]),
+            (&"3600".into(), &"3000".into())
+        );
+        assert_eq!(deployment["spec"]["template"]["spec"]["terminationGracePeriodSeconds"], 3610);
+        assert_eq!(deployment["spec"]["progressDeadlineSeconds"], 4200);
+        assert!(!env(&planned(json!({}))).contains_key("SOLOIST_TIME_LIMIT"));
     }
 
     #[test]

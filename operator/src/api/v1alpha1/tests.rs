@@ -146,13 +146,34 @@ fn what_earlier_releases_stored_is_valid_and_keeps_every_field() {
 }
 
 #[test]
+fn time_limits_fit_one_another() {
+    let worker = |settings: serde_json::Value| {
+        let mut worker = json!({"image": "i"});
+        worker.as_object_mut().unwrap().extend(settings.as_object().unwrap().clone());
+        task_queue(json!({"worker": worker}))
+    };
+    let limited = worker(json!({"taskTimeLimitSeconds": 3600, "taskSoftTimeLimitSeconds": 3000}));
+    assert_eq!(limited.spec.worker.drain_timeout_seconds(), 3600);
+    accepts(limited);
+    accepts(worker(json!({"taskTimeLimitSeconds": 60, "drainTimeoutSeconds": 60})));
+    refuses(
+        worker(json!({"taskTimeLimitSeconds": 60, "drainTimeoutSeconds": 59})),
+        "worker.drainTimeoutSeconds may not be less than worker.taskTimeLimitSeconds",
+    );
+    refuses(
+        worker(json!({"taskTimeLimitSeconds": 60, "taskSoftTimeLimitSeconds": 60})),
+        "worker.taskSoftTimeLimitSeconds must be less than worker.taskTimeLimitSeconds",
+    );
+}
+
+#[test]
 fn minimal_task_queue_gets_its_defaults() {
     let spec = task_queue(json!({})).spec;
     assert_eq!(spec.scaling.min_replicas, 0);
     assert_eq!(spec.scaling.scale_down.stabilization_seconds, None);
     assert_eq!((spec.scaling.max_wait_seconds, spec.scaling.mode), (None, ScalingMode::Auto));
     assert!(!spec.scaling.paused);
-    assert_eq!(spec.worker.drain_timeout_seconds, 300);
+    assert_eq!(spec.worker.drain_timeout_seconds(), 300);
     assert_eq!(spec.worker.resources.requests["cpu"], Quantity("100m".into()));
     assert!(spec.queues.is_empty());
     accepts(task_queue(json!({})));

@@ -10,6 +10,12 @@ use serde::{Deserialize, Serialize};
 
 /// The worker pods.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[x_kube(
+    validation = Rule::new("!has(self.taskTimeLimitSeconds) || !has(self.drainTimeoutSeconds) || self.taskTimeLimitSeconds <= self.drainTimeoutSeconds")
+        .message("worker.drainTimeoutSeconds may not be less than worker.taskTimeLimitSeconds, or a task that is allowed to run for so long is killed with its pod: leave it out, and it is the same"),
+    validation = Rule::new("!has(self.taskSoftTimeLimitSeconds) || !has(self.taskTimeLimitSeconds) || self.taskSoftTimeLimitSeconds < self.taskTimeLimitSeconds")
+        .message("worker.taskSoftTimeLimitSeconds must be less than worker.taskTimeLimitSeconds, or no task has the time to end by itself"),
+)]
 #[serde(rename_all = "camelCase")]
 pub struct WorkerSpec {
     /// Image of the worker: `soloist-worker`, or one built with the soloist-worker library. A new image is rolled out as by any
@@ -42,12 +48,22 @@ pub struct WorkerSpec {
     #[serde(default)]
     pub resources: Resources,
 
+    /// Seconds that a task may run before it is ended and fails with TimeLimitExceeded, if it has no limit of its own. None if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 604_800))]
+    pub task_time_limit_seconds: Option<u32>,
+
+    /// Seconds after which a task is told to end (SoftTimeLimitExceeded), if it has no limit of its own. None if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 604_800))]
+    pub task_soft_time_limit_seconds: Option<u32>,
+
     /// Seconds that a worker gets to finish its task when its pod is deleted (node drain, eviction). After that it is killed, and the
     /// broker gives the task to another worker. Scale-in and rollouts wait for it to finish, and tell of one that takes longer;
-    /// onDrainTimeout: Force gives it up then. Make it longer than your longest task.
-    #[serde(default = "drain_timeout_seconds")]
+    /// onDrainTimeout: Force gives it up then. If left out: taskTimeLimitSeconds, or 300 without one. Make it longer than your longest task.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 604_800))]
-    pub drain_timeout_seconds: u32,
+    pub drain_timeout_seconds: Option<u32>,
 
     /// Everything else about the pods, as metadata and spec of a pod template: labels, nodeSelector, tolerations, volumes, sidecars,
     /// serviceAccountName and so on. It is merged over what the operator makes; items of lists are matched by their key (containers,
@@ -58,11 +74,15 @@ pub struct WorkerSpec {
     pub template: Option<serde_json::Value>,
 }
 
-fn drain_timeout_seconds() -> u32 {
-    300
-}
+/// Longer than most tasks, and no longer than people wait for a node to be drained.
+const DRAIN_TIMEOUT_SECONDS: u32 = 300;
 
 impl WorkerSpec {
+    /// Seconds that a worker gets to finish its task.
+    pub fn drain_timeout_seconds(&self) -> u32 {
+        self.drain_timeout_seconds.or(self.task_time_limit_seconds).unwrap_or(DRAIN_TIMEOUT_SECONDS)
+    }
+
     /// The pod template overlay as a typed value, or what is wrong with it: a value of the wrong type, a field that pods do not have, or
     /// too little time for a worker to finish its task.
     pub fn template(&self) -> Result<Option<PodTemplateSpec>, String> {
@@ -74,7 +94,7 @@ impl WorkerSpec {
             return Err(format!("unknown field `{path}`"));
         }
         let grace = typed.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
-        let drain = self.drain_timeout_seconds;
+        let drain = self.drain_timeout_seconds();
         match grace.filter(|grace| *grace < drain.into()) {
             Some(grace) => Err(format!(
                 "spec.terminationGracePeriodSeconds is {grace}, less than the {drain} of spec.worker.drainTimeoutSeconds: a worker would be \
