@@ -17,11 +17,11 @@ use crate::{command, paths, python};
 const APP: &str = "celery_worker";
 const CONFIG_MAP: &str = "celery-worker";
 
-/// Makes such a TaskQueue. `scaling` is YAML in flow style.
+/// Makes such a TaskQueue. `scaling` is YAML in flow style. With the pool `prefork` there is one process for tasks, beside one that answers.
 ///
 /// # Errors
 /// If there is no Python with Celery, or the API server refuses it.
-pub(crate) async fn task_queue(test: &Test, name: &str, scaling: &str) -> Result<()> {
+pub(crate) async fn task_queue(test: &Test, name: &str, pool: &str, scaling: &str) -> Result<()> {
     let python = python::ensure(&Progress::new(), python::NEWEST).await?;
     let file = paths::repository().join("e2e/python").join(APP).with_extension("py");
     let app = std::fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
@@ -37,7 +37,8 @@ pub(crate) async fn task_queue(test: &Test, name: &str, scaling: &str) -> Result
         "--workdir=/app",
         format!("--app={APP}"),
         "worker",
-        "--pool=solo",
+        format!("--pool={pool}"),
+        "--concurrency=1",
         "--queues=$(SOLOIST_QUEUES)",
         "--hostname=$(SOLOIST_NODE_NAME)",
     ]);

@@ -54,8 +54,9 @@ pub fn deployment(
         spec: Some(pod_spec(task_queue, topology)),
     };
     if let Some(template) = template {
-        if asks_in_its_own_way(&template) {
-            forget_probes(&mut pod);
+        let own = own_probes(&template);
+        if !own.is_empty() {
+            forget_probes(&mut pod, &own);
         }
         pod.merge_from(template);
         // The Deployment finds its pods by this label, whatever the template says.
@@ -84,22 +85,27 @@ pub fn deployment(
     deployment
 }
 
-/// Whether the template says how its worker is asked whether it lives: then ours, over HTTP, are not for it. A probe that says only how often
-/// is one of ours with other numbers.
-fn asks_in_its_own_way(template: &PodTemplateSpec) -> bool {
+/// The probes by which the template has its worker asked. Then ours, over HTTP, are not for it. A probe that says only how often is one of ours
+/// with other numbers.
+fn own_probes(template: &PodTemplateSpec) -> Vec<&Probe> {
     let containers = template.spec.iter().flat_map(|spec| &spec.containers);
     let workers = containers.filter(|container| container.name == WORKER_CONTAINER);
-    let mut probes = workers.flat_map(|worker| {
+    let probes = workers.flat_map(|worker| {
         [&worker.startup_probe, &worker.readiness_probe, &worker.liveness_probe].into_iter().flatten()
     });
-    probes.any(|probe| {
+    let has_a_way = |probe: &&Probe| {
         probe.exec.is_some() || probe.grpc.is_some() || probe.http_get.is_some() || probe.tcp_socket.is_some()
-    })
+    };
+    probes.filter(has_a_way).collect()
 }
 
-fn forget_probes(pod: &mut PodTemplateSpec) {
+/// Takes our probes off, and with them the port where nobody answers.
+fn forget_probes(pod: &mut PodTemplateSpec, own: &[&Probe]) {
     for container in pod.spec.iter_mut().flat_map(|spec| &mut spec.containers) {
         (container.startup_probe, container.readiness_probe, container.liveness_probe) = (None, None, None);
+        if own.iter().all(|probe| probe.http_get.is_none()) {
+            container.ports = None;
+        }
     }
 }
 
@@ -437,12 +443,13 @@ mod tests {
             let template = json!({"spec": {"containers": [worker]}});
             let deployment = planned(json!({"worker": {"image": "i", "template": template}}));
             let container = &deployment["spec"]["template"]["spec"]["containers"][0];
-            ["startupProbe", "readinessProbe", "livenessProbe"].map(|probe| container[probe].clone())
+            ["startupProbe", "readinessProbe", "livenessProbe", "ports"].map(|field| container[field].clone())
         };
         let own = json!({"exec": {"command": ["/bin/true"]}});
-        let [startup, readiness, liveness] = probes(json!({"startupProbe": own}));
+        let [startup, readiness, liveness, ports] = probes(json!({"startupProbe": own}));
         assert_eq!((startup, readiness, liveness), (own, Value::Null, Value::Null));
-        let [startup, _, liveness] = probes(json!({"livenessProbe": {"periodSeconds": 30}}));
+        assert_eq!(ports, Value::Null, "Prometheus isn't sent where nobody answers");
+        let [startup, _, liveness, _] = probes(json!({"livenessProbe": {"periodSeconds": 30}}));
         assert_eq!(
             (&liveness["periodSeconds"], &liveness["httpGet"]["path"]),
             (&30.into(), &"/livez".into())

@@ -147,7 +147,7 @@ fn weigh(observation: &Observation, history: &History, policy: &Policy, now: Ins
         offered_load: arrivals.rate * service_seconds,
         ..Terms::default()
     };
-    let in_system = ready.unwrap_or(0).saturating_add(tasks_at_most(&observation.tasks).into());
+    let in_system = ready.unwrap_or(0).saturating_add(running.into());
     match policy.goal {
         Goal::TasksPerWorker(tasks) => {
             let wanted = whole(in_system.div_ceil(tasks.get().into()));
@@ -169,11 +169,6 @@ fn weigh(observation: &Observation, history: &History, policy: &Policy, now: Ins
             Terms { load_workers, backlog_workers, useful_workers, wanted, ..terms }
         }
     }
-}
-
-/// Tasks that run, as far as is known: a worker that doesn't say may run one. Those of Celery's solo pool say nothing while they do.
-fn tasks_at_most(tasks: &Tasks) -> u32 {
-    tasks.running.saturating_add(tasks.silent_workers)
 }
 
 /// How long a worker that is asked for now takes until it takes its first task, in seconds.

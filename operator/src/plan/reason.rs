@@ -132,7 +132,7 @@ reasons! {
     /// Fewer workers consume from the queues than should, as after a restart of the broker: workers are added, but none is taken away.
     WorkersDetached => "Wait. If it lasts, see the worker's log: it should consume all of its queues.",
     /// A worker doesn't report what it runs: workers are added, but none is taken away.
-    WorkersSilent => "Workers must send Celery events (`worker-heartbeat`) on this broker; soloist-worker does.",
+    WorkersSilent => "Workers must send Celery events (`worker-heartbeat`) on this broker; soloist-worker does. Those of Celery's solo pool send none during a task.",
 }
 
 impl fmt::Display for Reason {

@@ -23,7 +23,7 @@ use crate::operator::Operator;
 /// again while it does so, and RabbitMQ once.
 ///
 /// The last line printed is JSON. The exit code is 0 only if the API server let the ReplicaSet controller delete no
-/// worker that had not drained, no task was lost, and none was begun twice.
+/// worker that had not drained, no task was lost, and each was begun once.
 #[derive(Parser)]
 #[command(name = "cargo test-scale-in", bin_name = "cargo test-scale-in")]
 struct Arguments {
@@ -83,8 +83,7 @@ struct Outcome {
 
 impl Verdict for Outcome {
     fn is_good(&self) -> bool {
-        let Figures { undrained_deletes, lost, ran_twice, .. } = self.figures;
-        undrained_deletes == 0 && lost == 0 && ran_twice == 0 && self.interrupted_tasks == 0.0
+        self.figures.are_good() && self.interrupted_tasks == 0.0
     }
 }
 
@@ -149,9 +148,9 @@ async fn take_away(way: Way, trial: &Trial<'_>, arguments: &Arguments) -> Result
             trial.scale(Some(0)).await?;
         }
         Way::Broker => {
-            trial.excuse();
             trial.scale(Some(0)).await?;
             sleep(Duration::from_secs_f64(arguments.min_seconds)).await;
+            trial.excuse().await?;
             trial.test.cluster.rabbitmq.kill().await?;
             trial.test.cluster.rabbitmq.start().await?;
         }

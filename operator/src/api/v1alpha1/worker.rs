@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[x_kube(
     validation = Rule::new("!has(self.taskTimeLimitSeconds) || !has(self.drainTimeoutSeconds) || self.taskTimeLimitSeconds <= self.drainTimeoutSeconds")
-        .message("worker.drainTimeoutSeconds may not be less than worker.taskTimeLimitSeconds, or a task that is allowed to run for so long is killed with its pod: leave it out, and it is the same"),
+        .message("worker.drainTimeoutSeconds may not be less than worker.taskTimeLimitSeconds, or a task that is allowed to run for so long is killed with its pod: set drainTimeoutSeconds to null, and it is the same (an earlier release may have stored 300)"),
     validation = Rule::new("!has(self.taskSoftTimeLimitSeconds) || !has(self.taskTimeLimitSeconds) || self.taskSoftTimeLimitSeconds < self.taskTimeLimitSeconds")
         .message("worker.taskSoftTimeLimitSeconds must be less than worker.taskTimeLimitSeconds, or no task has the time to end by itself"),
 )]
@@ -48,12 +48,13 @@ pub struct WorkerSpec {
     #[serde(default)]
     pub resources: Resources,
 
-    /// Seconds that a task may run before it is ended and fails with TimeLimitExceeded, if it has no limit of its own. None if left out.
+    /// Seconds that a task may run before a soloist-worker ends it, and it fails with TimeLimitExceeded, if it has no limit of its own. None if
+    /// left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 604_800))]
     pub task_time_limit_seconds: Option<u32>,
 
-    /// Seconds after which a task is told to end (SoftTimeLimitExceeded), if it has no limit of its own. None if left out.
+    /// Seconds after which a soloist-worker tells a task to end (SoftTimeLimitExceeded), if it has no limit of its own. None if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 604_800))]
     pub task_soft_time_limit_seconds: Option<u32>,

@@ -165,15 +165,6 @@ fn what_is_known_of_some_queues_is_enough_for_more_workers() {
 }
 
 #[test]
-fn a_worker_that_says_nothing_may_be_busy() {
-    let mut silent = observed(5, 0, 5);
-    silent.tasks.silent_workers = 5;
-    assert_eq!(Run::new(plain(1)).second(silent.clone()).replicas, 10);
-    silent.backlog = Backlog::Fresh { ready: 0 };
-    assert_eq!(Run::new(plain(1)).second(silent).replicas, 5, "that asks for no more");
-}
-
-#[test]
 fn a_full_window_of_knowledge_comes_before_fewer() {
     let mut run = Run::new(plain(1));
     run.seconds(600, |_| observed(0, 5, 5));
