@@ -132,21 +132,24 @@ pub(crate) async fn hold(
     .await
 }
 
-/// The task itself wants its message to be delivered again: it has come to an end, and was no worker's death.
+/// The task itself, which ran this long, wants its message to be delivered again: it has come to an end, and was no worker's
+/// death.
 pub(crate) async fn forget(
     delivery: &Delivery,
     request: &Request,
+    runtime: Duration,
+    node: &str,
     results: &Results,
     health: &Health,
     metrics: &Metrics,
 ) {
-    // Nothing is counted with the first delivery.
-    if !is_redelivered(delivery) {
+    // Nothing is counted with the first delivery, and others aren't told of a short run.
+    if !is_redelivered(delivery) && runtime < HELD_AFTER {
         return;
     }
     let Some(redis) = results.redis(health, metrics).await else { return };
-    if let Err(error) = redis.forget_begun(&RunKey::new(&request.id, request.retries)).await {
-        debug!(id = request.id, %error, "that the task was begun stays counted");
+    if let Err(error) = redis.forget_run(&RunKey::new(&request.id, request.retries), node).await {
+        debug!(id = request.id, %error, "that the task was begun stays counted, or that it runs here known");
     }
 }
 

@@ -184,7 +184,12 @@ impl Work {
                 return false;
             };
             match verdict {
-                Verdict::Run => return true,
+                Verdict::Run if delivery.is_ours() => return true,
+                Verdict::Run => {
+                    // Its connection was lost meanwhile: it comes again.
+                    delivery.settle(Disposition::Requeue, None);
+                    return false;
+                }
                 Verdict::Done => {
                     info!(id = request.id, task = request.task, "done already, by another worker");
                     delivery.settle(Disposition::Ack, Some(request));
@@ -378,7 +383,10 @@ impl Work {
             }
         }
         if let (Disposition::Requeue, Some(request)) = (settlement.disposition, request) {
-            Box::pin(attempts::forget(delivery, request, &self.results, &self.health, &self.metrics)).await;
+            let ran = runtime.unwrap_or_default();
+            let (node, results) = (&self.node, &self.results);
+            Box::pin(attempts::forget(delivery, request, ran, node, results, &self.health, &self.metrics))
+                .await;
         }
         delivery.settle(settlement.disposition, request);
         if let Some(event) = settlement.event {

@@ -83,6 +83,11 @@ impl Acks {
         Self { channel, open: Mutex::new(Open { first: 1, ..Open::default() }), done }
     }
 
+    /// Whether anything can still be told.
+    pub(crate) fn is_open(&self) -> bool {
+        self.channel.status().connected()
+    }
+
     /// A message has arrived.
     pub(crate) fn arrived(&self, tag: u64) {
         let mut open = self.open();

@@ -53,6 +53,11 @@ impl Arrival {
         self.acks.settle(self.delivery_tag, disposition, call.cloned());
     }
 
+    /// Whether the broker can still be told what became of the message: otherwise it delivers it again.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.acks.is_open()
+    }
+
     /// Acknowledges the message now, while it is still being worked on; false if that can't be done.
     pub(crate) async fn acknowledge(&self) -> bool {
         self.acks.acknowledge(self.delivery_tag).await
@@ -332,7 +337,9 @@ impl Feed {
             let problem = match consumer {
                 Ok(consumer) => {
                     debug!(queue = self.queue.name, "consuming");
-                    self.health.queue(&self.queue.name, None);
+                    if stopped.is_empty() {
+                        self.health.queue(&self.queue.name, None);
+                    }
                     let _ = self.sender.send(Incoming::Consuming);
                     backoff.reset();
                     begun();
@@ -346,12 +353,15 @@ impl Feed {
                 }
                 Err(error) => error.describe(),
             };
-            self.health.queue(&self.queue.name, Some(problem.clone()));
             if !self.channel.status().connected() {
                 // Nobody is there to hear it if the session is gone.
                 let _ = self.sender.send(Incoming::Lost(problem));
                 return;
             }
+            if !stopped.is_empty() {
+                return;
+            }
+            self.health.queue(&self.queue.name, Some(problem.clone()));
             let wait = backoff.next(backoff::random());
             warn!(queue = self.queue.name, problem, retry_in = ?wait, "not consuming");
             tokio::select! {
@@ -415,12 +425,23 @@ impl Feed {
         let cancel = self.channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
         if let Err(error) = answer("cancel the consumer", cancel).await {
             warn!(queue = self.queue.name, error = %error.describe(), "can't stop consuming in good order");
-            return Ended::Stopped;
+        } else {
+            // The broker may have sent more before it heard of it; the stream ends after that.
+            while let Ok(next) = timeout(ANSWER_TIMEOUT, consumer.next()).await {
+                match next {
+                    Some(Ok(delivery)) => self.deliver(delivery),
+                    _ => return Ended::Stopped,
+                }
+            }
         }
-        // The broker may have sent more before it heard of it; the stream ends after that.
-        while let Ok(Some(Ok(delivery))) = timeout(ANSWER_TIMEOUT, consumer.next()).await {
-            self.deliver(delivery);
-        }
+        // Otherwise what is still to come would stay unacknowledged for as long as the channel is open.
+        let acks = Arc::clone(&self.acks);
+        tokio::spawn(async move {
+            while let Some(Ok(delivery)) = consumer.next().await {
+                acks.arrived(delivery.delivery_tag);
+                acks.settle(delivery.delivery_tag, Disposition::Requeue, None);
+            }
+        });
         Ended::Stopped
     }
 

@@ -10,7 +10,7 @@ pub(super) fn register(worker: WorkerBuilder) -> WorkerBuilder {
         .register(Task::new("tasks.flaky", flaky).parameters(["failures", "countdown", "max_retries"]))
         .register(unsteady.autoretry_for(["ConnectionError"]).retry_backoff(1).retry_jitter(false))
         .register(Task::new("tasks.ignore", || -> Result<(), TaskError> { Err(TaskError::ignore()) }))
-        .register(Task::new("tasks.reject", reject).parameters(["requeue"]))
+        .register(Task::new("tasks.reject", reject).parameters(["requeue", "seconds"]))
         .register(Task::new("tasks.early", early).parameters(["seconds"]).acks_late(false))
         .register(Task::new("tasks.replace", replace).parameters(["signature"]))
         .register(Task::new("tasks.grow", grow).parameters(["value", "members"]))
@@ -47,11 +47,12 @@ fn unsteady(context: Context, failures: u32) -> Result<u32, TaskError> {
     Ok(context.retries())
 }
 
-/// Rejects its message; if that goes back to its queue, only the first time.
-fn reject(context: Context, requeue: bool) -> Result<&'static str, TaskError> {
+/// Rejects its message after some seconds; if that goes back to its queue, only the first time.
+fn reject(context: Context, requeue: bool, seconds: Option<f64>) -> Result<&'static str, TaskError> {
     if requeue && context.delivery_info().redelivered {
         return Ok("delivered again");
     }
+    thread::sleep(Duration::try_from_secs_f64(seconds.unwrap_or_default())?);
     Err(TaskError::reject("not now", requeue))
 }
 

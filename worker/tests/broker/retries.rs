@@ -157,6 +157,20 @@ async fn a_task_that_takes_its_worker_down_is_given_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ and Redis: AMQP_URL, MANAGEMENT_URL, REDIS_URL"]
+async fn a_task_that_rejects_its_message_after_a_while_is_run_again_at_once() {
+    let (queue, id) = (unique("reject"), unique("id"));
+    let broker = Broker::connect().await;
+    let worker = worker(&queue).ready();
+    // Others are told of a run after two seconds.
+    broker.publish(&queue, Message::call(&id, "tasks.reject", &json!([true, 2.5]))).await;
+    worker.wait_for("task succeeded", |entry| entry["id"] == id.as_str());
+    let is_put_off = |entry: &Value| entry["message"] == "to be run later: it waits in the broker";
+    assert!(!worker.log().iter().any(is_put_off));
+    broker.remove(&queue);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
 async fn tasks_reject_ignore_and_acknowledge_early() {
     let queue = unique("reject");

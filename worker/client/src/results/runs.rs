@@ -20,6 +20,14 @@ redis.call("EXPIRE", KEYS[3], ARGV[1])
 return begun
 "#;
 
+/// Forgets how often a call was begun, and that a node holds it.
+///
+/// KEYS: held, begun; ARGV: node.
+const FORGET: &str = r#"
+redis.call("DEL", KEYS[2])
+if redis.call("GET", KEYS[1]) == ARGV[1] then redis.call("DEL", KEYS[1]) end
+"#;
+
 /// One run of a call: a retry is another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunKey(String);
@@ -72,12 +80,17 @@ impl RedisResults {
         self.ask("finish a run", &command).await
     }
 
-    /// Forgets how often a call was begun again: it has come to an end, but its message will be delivered once more.
+    /// Forgets how often a call was begun again, and that this node runs it: it has come to an end, but its message will be
+    /// delivered once more.
     ///
     /// # Errors
     /// When Redis can't be reached.
-    pub async fn forget_begun(&self, run: &RunKey) -> Result<(), StoreError> {
-        self.ask("forget a run", redis::cmd("DEL").arg(run.get("begun"))).await
+    pub async fn forget_run(&self, run: &RunKey, node: &str) -> Result<(), StoreError> {
+        let script = Script::new(FORGET);
+        let mut forget = script.prepare_invoke();
+        forget.key(run.get("held")).key(run.get("begun")).arg(node);
+        let answer: Result<(), _> = forget.invoke_async(&mut self.connection()).await;
+        answer.map_err(|source| StoreError::Redis { action: "forget a run", source })
     }
 
     /// Asks what became of a call whose message was delivered again, before it is begun again.

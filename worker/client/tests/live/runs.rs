@@ -1,5 +1,7 @@
 //! What workers tell each other of messages that came back.
 
+use std::time::Duration;
+
 use crate::support::{setting, unique};
 use celery_client::results::{OtherRuns, RedisResults, ResultStoreAddress, RunKey};
 
@@ -14,10 +16,15 @@ async fn a_run_that_came_to_an_end_is_no_longer_counted() {
     for begun in 1..=2 {
         assert_eq!(redis.begin_again(&run).await.unwrap(), OtherRuns::Begun(begun));
     }
-    redis.forget_begun(&run).await.unwrap();
+    redis.forget_run(&run, "a").await.unwrap();
+    assert_eq!(redis.begin_again(&run).await.unwrap(), OtherRuns::Begun(1));
+    redis.hold_run(&run, "a", Duration::from_secs(60)).await.unwrap();
+    redis.forget_run(&run, "b").await.unwrap();
+    assert_eq!(redis.begin_again(&run).await.unwrap(), OtherRuns::Running, "by another worker");
+    redis.forget_run(&run, "a").await.unwrap();
     assert_eq!(redis.begin_again(&run).await.unwrap(), OtherRuns::Begun(1));
     redis.finish_run(&run).await.unwrap();
-    redis.forget_begun(&run).await.unwrap();
+    redis.forget_run(&run, "a").await.unwrap();
     assert_eq!(
         redis.begin_again(&run).await.unwrap(),
         OtherRuns::Done,
