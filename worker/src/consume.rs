@@ -211,13 +211,16 @@ async fn serve(work: &Work, session: &mut Session, queues: &Queues, prefetch: &m
     }
     let mut turns = Turns::new(consumed.iter().map(|queue| queue.name.clone()));
     let mut hand = Hand::new(work);
-    let mut lost: Option<(String, bool)> = None;
+    let mut lost: Option<String> = None;
+    let mut was_consuming = false;
     let mut draining = false;
     loop {
         hand.begin(session);
         work.activity.set_prefetch(session.prefetch());
         if hand.is_empty() {
-            if let Some((problem, was_consuming)) = lost {
+            if let Some(problem) = lost {
+                // What could not be acknowledged is remembered, the last of it too.
+                session.acks().flush();
                 return Ended::Lost { problem, was_consuming };
             }
             if draining && !session.is_asking() {
@@ -261,9 +264,17 @@ async fn serve(work: &Work, session: &mut Session, queues: &Queues, prefetch: &m
                             if delivery.redelivered {
                                 prefetch.redelivered();
                             }
-                            hand.waiting.push_back(delivery);
+                            if session.is_asking() || session.consumes(&delivery.queue) {
+                                hand.waiting.push_back(delivery);
+                            } else {
+                                // Its consumer did not end in time.
+                                delivery.settle(Disposition::Requeue, None);
+                            }
                         }
-                        Incoming::Consuming => turns.consuming(Instant::now()),
+                        Incoming::Consuming => {
+                            was_consuming = true;
+                            turns.consuming(Instant::now());
+                        }
                         Incoming::Answered { .. } if session.is_asking() => {}
                         Incoming::Answered { .. } => {
                             // It would come back at once.
@@ -293,14 +304,11 @@ async fn serve(work: &Work, session: &mut Session, queues: &Queues, prefetch: &m
                                 info!("the task runs on without the connection; its message will be delivered again");
                             }
                             // What waits came over the lost channel: it isn't ours any more.
-                            hand.waiting.clear();
                             hand.give_back(|_| true);
-                            // What could not be acknowledged is remembered.
                             let acks = Arc::clone(session.acks());
                             tokio::spawn(async move { acks.sent().await });
-                            let was_consuming = work.health.is_consuming();
                             work.health.disconnected(problem.clone());
-                            lost = Some((problem, was_consuming));
+                            lost = Some(problem);
                             break;
                         }
                     }

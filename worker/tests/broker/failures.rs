@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::{
     Broker, Call, Celery, Message, Proxy, Vhost, control, env, eventually, occupy, runs_somewhere, stored,
@@ -31,6 +31,96 @@ async fn a_task_outlives_the_connection_it_came_on_and_is_not_run_twice() {
     broker.wait_for_counts(&queue, 0, 0).await;
     let after = Celery::with_redis(&queue).call_one(Call::new("tasks.add", json!([1, 2])));
     assert_eq!(after["value"], json!(3));
+    broker.remove(&queue);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ and Redis: AMQP_URL, MANAGEMENT_URL, REDIS_URL"]
+async fn a_task_that_outlives_its_connection_is_remembered_also_if_another_message_was_waiting() {
+    let (red, blue, id) = (unique("red"), unique("blue"), unique("id"));
+    let broker = Broker::connect().await;
+    let (proxy, through) = Proxy::of_broker(&env("AMQP_URL"), true);
+    let worker = worker(&format!("{red},{blue}")).env("SOLOIST_BROKER", &through).ready();
+    broker.publish(&red, Message::call(&id, "tasks.sleep", &json!([1.5]))).await;
+    broker.publish(&blue, Message::call(&unique("id"), "tasks.add", &json!([1, 2]))).await;
+    worker.wait_for("task received", |entry| entry["id"] == id.as_str());
+    // Before the task is known to be long: then it would go back at once.
+    proxy.down();
+    worker.wait_for("not acknowledged: the broker will deliver the message again", |_| true);
+    proxy.up();
+    worker.wait_for("done already, before the connection was lost", |entry| entry["id"] == id.as_str());
+    assert_eq!(worker.metric("soloist_task_started_total{task=\"tasks.sleep\"}"), Some(1.0));
+    for queue in [red, blue] {
+        broker.wait_for_counts(&queue, 0, 0).await;
+        broker.remove(&queue);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ and Redis: AMQP_URL, MANAGEMENT_URL, REDIS_URL"]
+async fn a_connection_that_is_lost_now_and_then_is_soon_replaced_each_time() {
+    let queue = unique("often");
+    let broker = Broker::connect().await;
+    let (proxy, through) = Proxy::of_broker(&env("AMQP_URL"), true);
+    let worker = worker(&queue).env("SOLOIST_BROKER", &through).ready();
+    let logged = |message: &str| worker.log().into_iter().filter(|entry| entry["message"] == message).count();
+    for losses in 1..=5 {
+        proxy.down();
+        proxy.up();
+        eventually("it is ready again", || (logged("ready") == 1 + losses).then_some(()));
+    }
+    let last = worker.log().into_iter().rfind(|entry| entry["message"] == "no connection to the broker");
+    let wait = last.unwrap()["retry_in"].as_str().unwrap().to_owned();
+    let milliseconds: f64 = wait.strip_suffix("ms").expect(&wait).parse().unwrap();
+    assert!(milliseconds <= 200.0, "{wait}");
+    broker.remove(&queue);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ and Redis: AMQP_URL, MANAGEMENT_URL, REDIS_URL"]
+async fn what_comes_after_a_consumer_should_have_ended_is_given_back() {
+    let queue = unique("late");
+    let broker = Broker::connect().await;
+    let (proxy, through) = Proxy::of_broker(&env("AMQP_URL"), true);
+    let mut worker = worker(&queue).env("SOLOIST_BROKER", &through).ready();
+    let early = unique("id");
+    broker.publish(&queue, Message::call(&early, "tasks.early", &json!([120]))).await;
+    worker.wait_until_running(&early);
+    broker.wait_for_counts(&queue, 0, 0).await;
+    proxy.silence(true);
+    broker.publish(&queue, Message::call(&unique("id"), "tasks.add", &json!([1, 2]))).await;
+    worker.signal("TERM");
+    within(Duration::from_secs(20), "the worker has waited for its consumer's end", || {
+        let is_late = |entry: &Value| entry["message"] == "can't stop consuming in good order";
+        worker.log().iter().any(is_late).then_some(())
+    });
+    proxy.silence(false);
+    broker.wait_for_counts(&queue, 1, 0).await;
+    assert!(worker.is_running());
+    drop(worker);
+    broker.remove(&queue);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ and Redis: AMQP_URL, MANAGEMENT_URL, REDIS_URL"]
+async fn what_waits_for_redis_before_it_begins_does_not_begin_once_its_connection_is_lost() {
+    let (queue, id) = (unique("undecided"), unique("id"));
+    let broker = Broker::connect().await;
+    broker.declare(&queue).await;
+    broker.publish(&queue, Message::call(&id, "tasks.add", &json!([1, 2]))).await;
+    broker.give_back(&queue).await;
+    let (proxy, through) = Proxy::of_broker(&env("AMQP_URL"), true);
+    let (redis, results) = redis_proxy(false);
+    let worker = worker(&queue).env("SOLOIST_BROKER", &through).env("SOLOIST_RESULTS", &results).spawn();
+    worker.wait_for("can't store the result", |entry| entry["id"] == "connect");
+    proxy.down();
+    worker.wait_for("the task runs on without the connection; its message will be delivered again", |_| true);
+    redis.up();
+    proxy.up();
+    worker.wait_for("task succeeded", |entry| entry["id"] == id.as_str());
+    broker.wait_for_counts(&queue, 0, 0).await;
+    let is_of_the_lost = |entry: &Value| entry["message"] == "done already, before the connection was lost";
+    assert!(!worker.log().iter().any(is_of_the_lost));
     broker.remove(&queue);
 }
 
@@ -197,12 +287,8 @@ async fn a_broker_that_is_away_is_waited_for() {
 async fn a_result_that_cannot_be_stored_keeps_its_message_unacknowledged() {
     let queue = unique("store");
     let broker = Broker::connect().await;
-    let redis = env("REDIS_URL");
-    let (target, database) =
-        redis.strip_prefix("redis://").unwrap().split_once('/').unwrap_or((&redis[8..], "0"));
-    let proxy = Proxy::start(target.to_owned(), true);
-    let worker =
-        worker(&queue).env("SOLOIST_RESULTS", &format!("redis://{}/{database}", proxy.address)).ready();
+    let (proxy, results) = redis_proxy(true);
+    let worker = worker(&queue).env("SOLOIST_RESULTS", &results).ready();
     let id = unique("id");
     broker.publish(&queue, Message::call(&id, "tasks.sleep", &json!([1]))).await;
     worker.wait_until_running(&id);
@@ -252,4 +338,14 @@ async fn a_busy_worker_keeps_its_connection() {
     broker.wait_for_counts(&queue, 0, 0).await;
     assert_eq!(worker.metric("soloist_worker_broker_connects_total"), Some(1.0));
     broker.remove(&queue);
+}
+
+/// A proxy for Redis, that is up or not, and the URL of Redis behind it.
+fn redis_proxy(up: bool) -> (Proxy, String) {
+    let redis = env("REDIS_URL");
+    let (target, database) =
+        redis.strip_prefix("redis://").unwrap().split_once('/').unwrap_or((&redis[8..], "0"));
+    let proxy = Proxy::start(target.to_owned(), up);
+    let url = format!("redis://{}/{database}", proxy.address);
+    (proxy, url)
 }

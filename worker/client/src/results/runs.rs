@@ -86,11 +86,9 @@ impl RedisResults {
     /// # Errors
     /// When Redis can't be reached.
     pub async fn forget_run(&self, run: &RunKey, node: &str) -> Result<(), StoreError> {
-        let script = Script::new(FORGET);
-        let mut forget = script.prepare_invoke();
-        forget.key(run.get("held")).key(run.get("begun")).arg(node);
-        let answer: Result<(), _> = forget.invoke_async(&mut self.connection()).await;
-        answer.map_err(|source| StoreError::Redis { action: "forget a run", source })
+        let mut command = redis::cmd("EVAL");
+        command.arg(FORGET).arg(2).arg(run.get("held")).arg(run.get("begun")).arg(node);
+        self.ask("forget a run", &command).await
     }
 
     /// Asks what became of a call whose message was delivered again, before it is begun again.
