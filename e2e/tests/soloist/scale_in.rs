@@ -58,11 +58,12 @@ async fn come_and_go(kind: Kind, seconds: (f64, f64)) -> Result<()> {
         trial.make_busy(2).await?;
         trial.scale(Some(0)).await?;
         trial.until_gone().await?;
-        // The autoscaler brings them back for what is left.
+        // The autoscaler brings them back for what is left. That may be nothing: one of the solo pool hears what it is told between two tasks at
+        // the earliest.
         trial.finish().await?;
         let figures = trial.figures().await?;
         println!("{figures:?}");
-        ensure!(figures.deletes >= 4 && figures.are_good(), "{figures:?}");
+        ensure!(figures.deletes >= 3 && figures.are_good(), "{figures:?}");
         Ok(())
     })
     .await
