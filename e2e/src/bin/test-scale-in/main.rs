@@ -150,7 +150,7 @@ async fn take_away(way: Way, trial: &Trial<'_>, arguments: &Arguments) -> Result
         Way::Broker => {
             trial.scale(Some(0)).await?;
             sleep(Duration::from_secs_f64(arguments.min_seconds)).await;
-            trial.excuse().await?;
+            trial.excuse();
             trial.test.cluster.rabbitmq.kill().await?;
             trial.test.cluster.rabbitmq.start().await?;
         }
