@@ -6,8 +6,8 @@ use jiff::{Timestamp, ToSpan};
 use serde_json::{Value, json};
 
 use crate::support::{
-    Broker, Call, Celery, Message, PythonWorker, Vhost, control, env, eventually, example, routes, stored,
-    unique, values_that_change, worker,
+    Broker, Call, Celery, Message, PythonWorker, Vhost, client, control, env, eventually, example, routes,
+    stored, unique, values_that_change, worker,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -222,11 +222,7 @@ async fn workers_in_rust_and_in_python_share_what_is_revoked() {
 async fn celerys_worker_runs_what_we_send_and_the_least_that_may_be_sent() {
     let broker = Broker::connect().await;
     let python = PythonWorker::start();
-    let client = celery_client::Celery::builder(env("AMQP_URL").parse().unwrap())
-        .results(env("REDIS_URL").parse().unwrap())
-        .connect()
-        .await
-        .unwrap();
+    let client = client().await;
     let [least, ours] = [(); 2].map(|()| unique("id"));
     broker.publish(&python.queue, Message::call(&least, "py.add", &json!([1, 2]))).await;
     let call = celery_client::Signature::new("py.add").arg(3).arg(4).queue(&*python.queue).task_id(&*ours);

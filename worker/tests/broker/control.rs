@@ -11,6 +11,21 @@ use crate::support::{
     Broker, Call, Celery, Message, PythonWorker, celery, control, eventually, inspect, stored, unique, worker,
 };
 
+/// Celery's `inspect` commands that need no arguments.
+const INSPECTIONS: [&str; 11] = [
+    "ping",
+    "stats",
+    "active",
+    "reserved",
+    "scheduled",
+    "registered",
+    "active_queues",
+    "revoked",
+    "conf",
+    "report",
+    "clock",
+];
+
 /// What a worker that works is to answer within, seen from a Celery client.
 const AT_ONCE: f64 = 0.05;
 
@@ -24,26 +39,13 @@ async fn a_busy_worker_answers_every_inspection_at_once() {
     // Takes minutes.
     broker.publish(&queue, Message::call(&id, "tasks.fib", &json!([50]))).await;
     worker.wait_until_running(&id);
-    let methods = [
-        "ping",
-        "stats",
-        "active",
-        "reserved",
-        "scheduled",
-        "registered",
-        "active_queues",
-        "revoked",
-        "conf",
-        "report",
-        "clock",
-    ];
     let median_of_a_round = || {
-        let replies = control(&worker.node, &methods.map(|method| (method, json!({}))));
-        for (method, (reply, seconds)) in methods.iter().zip(&replies) {
+        let replies = control(&worker.node, &INSPECTIONS.map(|method| (method, json!({}))));
+        for (method, (reply, seconds)) in INSPECTIONS.iter().zip(&replies) {
             assert!(!reply.is_null() && reply.get("error").is_none(), "{method}: {reply}");
             assert!(*seconds < 2.0, "{method} took {seconds} s");
         }
-        let reply = |method: &str| &replies[methods.iter().position(|known| *known == method).unwrap()].0;
+        let reply = |method: &str| &replies[INSPECTIONS.iter().position(|known| *known == method).unwrap()].0;
         assert_eq!((&reply("active")[0]["id"], &reply("active")[0]["args"]), (&json!(id), &json!([50])));
         assert_eq!(reply("active_queues")[0]["name"], json!(queue));
         assert_eq!(reply("stats")["total"], json!({"tasks.fib": 1}));
@@ -58,7 +60,7 @@ async fn a_busy_worker_answers_every_inspection_at_once() {
     while medians.len() < 5 && medians.iter().all(|median| *median > AT_ONCE) {
         medians.push(median_of_a_round());
     }
-    println!("medians of {} replies each while busy, in seconds: {medians:?}", methods.len());
+    println!("medians of {} replies each while busy, in seconds: {medians:?}", INSPECTIONS.len());
     assert!(medians.last().is_some_and(|median| *median <= AT_ONCE), "{medians:?}");
     broker.remove(&queue);
 }
@@ -85,20 +87,7 @@ async fn a_busy_workers_answers_on_the_command_line_have_the_shape_of_celerys() 
     worker.wait_for("to be run later: it waits in the broker", |entry| entry["id"] == ours);
     worker.wait_until_running(&running);
     let ask = |node: &str, id: &str| {
-        let commands = [
-            "ping",
-            "stats",
-            "active",
-            "reserved",
-            "scheduled",
-            "registered",
-            "active_queues",
-            "revoked",
-            "conf",
-            "report",
-            "clock",
-        ];
-        let mut commands: Vec<_> = commands.map(|command| vec![command]).into();
+        let mut commands: Vec<_> = INSPECTIONS.map(|command| vec![command]).into();
         commands.push(vec!["query_task", id]);
         let answers = inspect(node, &commands);
         commands.iter().map(|command| command[0].to_owned()).zip(answers).collect::<HashMap<_, _>>()

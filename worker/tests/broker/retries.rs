@@ -6,8 +6,8 @@ use celery_client::Signature;
 use serde_json::{Value, json};
 
 use crate::support::{
-    Broker, Call, Celery, EventWatch, Message, PythonWorker, canvas, env, eventually, recorded, stored,
-    unique, worker,
+    Broker, Call, Celery, EventWatch, Message, PythonWorker, canvas, client, env, eventually, recorded,
+    stored, unique, worker,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -116,11 +116,7 @@ async fn what_follows_a_task_follows_its_last_run() {
 async fn python_retries_what_our_client_sends() {
     let broker = Broker::connect().await;
     let python = PythonWorker::start();
-    let client = celery_client::Celery::builder(env("AMQP_URL").parse().unwrap())
-        .results(env("REDIS_URL").parse().unwrap())
-        .connect()
-        .await
-        .unwrap();
+    let client = client().await;
     let call = Signature::new("py.flaky").arg(2).header("tenant", "a").queue(&python.queue);
     let result = client.send(&call).await.unwrap();
     let value: Value = result.get(Duration::from_secs(20)).await.unwrap();

@@ -34,6 +34,12 @@ pub(crate) fn env(name: &str) -> String {
         .unwrap_or_else(|_| panic!("{name} is not set: see the top of worker/tests/broker/main.rs"))
 }
 
+/// Our own client on the servers of the tests.
+pub(crate) async fn client() -> celery_client::Celery {
+    let builder = celery_client::Celery::builder(env("AMQP_URL").parse().unwrap());
+    builder.results(env("REDIS_URL").parse().unwrap()).connect().await.unwrap()
+}
+
 /// Waits until `check` gives something.
 #[track_caller]
 pub(crate) fn eventually<T>(what: &str, check: impl FnMut() -> Option<T>) -> T {
