@@ -18,7 +18,7 @@ use std::{
 use celery_protocol::Exception;
 use futures_util::FutureExt;
 use tokio::sync::{Notify, oneshot};
-use tracing::Instrument;
+use tracing::{Instrument, debug};
 
 use crate::{
     broker::Receipt,
@@ -298,7 +298,7 @@ fn run_blocking(line: &Line) {
             line.end();
             continue;
         }
-        let started = Instant::now();
+        let started = begin(&context);
         let result = context.span().in_scope(|| {
             catch_unwind(AssertUnwindSafe(|| match &task.function {
                 TaskFunction::Blocking(function) => function(&context, &task),
@@ -308,12 +308,25 @@ fn run_blocking(line: &Line) {
             }))
             .unwrap_or_else(|payload| Err(PanicReport::into_error(&*payload)))
         });
-        let runtime = started.elapsed();
+        let runtime = ended(&context, started, &result);
         line.end();
         Job::acknowledge(receipt, &result);
         // The receiver is gone only when the worker has given the message back and is leaving.
         let _ = end.send(Outcome { result, runtime });
     }
+}
+
+/// Says that a call begins, and when. `cargo chaos` counts by it.
+fn begin(context: &Context) -> Instant {
+    debug!(id = context.id(), "the task begins");
+    Instant::now()
+}
+
+/// Says that a call has ended, before anybody acts on that, and how long it ran. `cargo chaos` counts by it.
+fn ended(context: &Context, started: Instant, result: &TaskResult) -> Duration {
+    let runtime = started.elapsed();
+    debug!(id = context.id(), succeeded = result.is_ok(), "the task has ended");
+    runtime
 }
 
 fn start_async(line: Arc<Line>) -> io::Result<()> {
@@ -330,7 +343,7 @@ fn start_async(line: Arc<Line>) -> io::Result<()> {
                     line.end();
                     continue;
                 }
-                let started = Instant::now();
+                let started = begin(&context);
                 let run = async {
                     match &task.function {
                         TaskFunction::Async(function) => function(&context, &task).await,
@@ -344,7 +357,7 @@ fn start_async(line: Arc<Line>) -> io::Result<()> {
                         Err(TaskError::from_exception(Exception::task_revoked("terminated")))
                     }
                 };
-                let runtime = started.elapsed();
+                let runtime = ended(&context, started, &result);
                 line.end();
                 Job::acknowledge(receipt, &result);
                 let _ = end.send(Outcome { result, runtime });
