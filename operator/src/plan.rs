@@ -15,6 +15,7 @@ pub mod claims;
 pub mod deployment;
 pub mod drain;
 pub mod drift;
+pub mod images;
 pub mod law;
 pub mod metadata;
 pub mod reason;

@@ -87,6 +87,10 @@ reasons! {
     Idle => "Nothing.",
     /// Workers are starting, without an error so far.
     WorkersStarting => "Wait.",
+    /// Workers of different versions of the pod template run side by side: those of the older one go when their tasks are done.
+    RollingOut => "Wait. Until then the number of workers is not lowered.",
+    /// Workers of the same version of the pod template run different images: the image's tag has come to mean another one.
+    ImagesDiffer => "Name the image by its digest in spec.worker.image (NAME@sha256:…), or use a new tag: that is a rollout, after which all run the same. imagePullPolicy: Always is no help for workers that run already. docs/taskqueue.md (One image) says when digests differ though the images are the same.",
     /// A worker's image can't be pulled.
     ImagePullFailed => "Correct spec.worker.image, or the pull secret in spec.worker.template.",
     /// A worker's container can't be created, for example because a Secret or ConfigMap that it mounts is missing.

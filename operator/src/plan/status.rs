@@ -61,6 +61,10 @@ pub struct Workers {
     pub pods: u16,
     /// Those of them that are ready.
     pub ready: u16,
+    /// What differs where those of one version of the pod template run different images.
+    pub images_differ: Option<String>,
+    /// Whether they are of different versions of the pod template.
+    pub is_rolling_out: bool,
     /// What keeps workers from running, if anything does.
     pub problem: Option<Problem>,
 }
@@ -221,8 +225,18 @@ fn workers_available(workers: &Workers, decision: &Decision) -> Stated {
     if let Some(problem) = &workers.problem {
         return stated(FALSE, problem.reason, &problem.message);
     }
+    if let Some(difference) = &workers.images_differ {
+        // They work, and take their tasks: only somebody who knows the images can say whether it matters.
+        return stated(TRUE, Reason::ImagesDiffer, difference);
+    }
     if decision.ask_for.unwrap_or(workers.pods) == 0 {
         stated(TRUE, Reason::Idle, "no worker is needed now")
+    } else if workers.is_rolling_out {
+        stated(
+            TRUE,
+            Reason::RollingOut,
+            "workers of different versions are there until the old ones have done their tasks",
+        )
     } else if workers.ready < decision.ask_for.unwrap_or(workers.pods) {
         // The numbers are in the status; in here they would change the condition with every pod.
         stated(TRUE, Reason::WorkersStarting, "workers are starting")
@@ -354,7 +368,8 @@ fn is_notable(type_: &str, status: &str, reason: &str) -> bool {
 }
 
 fn is_wrong(status: &str, reason: &str) -> bool {
-    let half_right = [Reason::PoliciesNotApplied, Reason::ScheduleInvalid].map(Reason::as_str);
+    let half_right =
+        [Reason::PoliciesNotApplied, Reason::ScheduleInvalid, Reason::ImagesDiffer].map(Reason::as_str);
     half_right.contains(&reason) || (status == FALSE && !is_switched(reason))
 }
 

@@ -10,6 +10,7 @@ use kube::ResourceExt as _;
 
 use super::deployment::{QUEUES_VARIABLE, WORKER_CONTAINER};
 use super::drain::{Stage, State};
+use super::images::{Image, difference, is_rolling_out};
 use super::law;
 use super::metadata::{DRAINING_SINCE_ANNOTATION, RESUMING_SINCE_ANNOTATION, STATE_LABEL, node_name};
 use super::reason::Reason;
@@ -49,6 +50,8 @@ pub struct WorkerPod {
     pub queues: Vec<String>,
     /// Node name of its worker in Celery's events.
     pub node: String,
+    /// The image that its worker runs, if that is known.
+    pub image: Option<Image>,
     /// Whether it consumes.
     pub ready: bool,
     /// Whether its worker has started, and so may run a task: also one that isn't ready any more because the broker is gone.
@@ -140,6 +143,7 @@ impl WorkerPod {
             disrupted: condition("DisruptionTarget").is_some_and(|disrupted| disrupted.status == "True"),
             queues: queues(pod),
             node: node_name(&pod.name_any()),
+            image: worker.and_then(|worker| Image::new(&worker.image_id)),
             ready,
             started,
             came_up: ready,
@@ -275,6 +279,8 @@ pub fn workers(pods: &[WorkerPod], deployment: Option<&Deployment>, now: Timesta
     Workers {
         pods: count(staying().count()),
         ready: count(staying().filter(|pod| pod.ready).count()),
+        images_differ: difference(pods),
+        is_rolling_out: is_rolling_out(pods),
         problem,
     }
 }
@@ -480,7 +486,10 @@ mod tests {
         let pods = [WorkerPod { terminating: true, ..ready_pod("a") }, ready_pod("b")];
         let active = HashMap::from([("celery@a".to_owned(), 1), ("celery@b".to_owned(), 1)]);
         assert_eq!(tasks(&pods, &active).running, 2);
-        assert_eq!(workers(&pods, None, Timestamp::UNIX_EPOCH), Workers { pods: 1, ready: 1, problem: None });
+        assert_eq!(
+            workers(&pods, None, Timestamp::UNIX_EPOCH),
+            Workers { pods: 1, ready: 1, ..Workers::default() }
+        );
     }
 
     /// A worker that runs since second 100 and whose readiness changed at a second.

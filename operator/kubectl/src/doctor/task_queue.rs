@@ -291,7 +291,9 @@ fn told(patient: &Patient<'_>, condition: &Condition, address: Option<&Address>,
         }
         // Another condition has the cause.
         (SCALING_ACTIVE, _) => return,
-        (QUEUES_DECLARED, Reason::PoliciesNotApplied) => Level::Warning,
+        (QUEUES_DECLARED, Reason::PoliciesNotApplied) | (WORKERS_AVAILABLE, Reason::ImagesDiffer) => {
+            Level::Warning
+        }
         _ if condition.status != FALSE => return,
         _ => Level::Error,
     };

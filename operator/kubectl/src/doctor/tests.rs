@@ -323,6 +323,10 @@ fn what_is_typed_fits_the_fault() {
         "kubectl delete taskqueue mails -n other",
     );
     let workers = "WorkersAvailable";
+    finds(Cause::Condition(Reason::ImagesDiffer), "by its digest", |snapshot| {
+        snapshot.task_queues =
+            vec![task_queue(json!([condition(workers, "True", Reason::ImagesDiffer, "different images")]))];
+    });
     says(
         workers,
         Reason::NameConflict,

@@ -19,7 +19,7 @@ fn stated(change: impl FnOnce(&mut World)) -> Vec<Stated> {
         broker: BrokerState::Connected,
         queues: QueueState::Declared(Policies::Applied),
         claim: None,
-        workers: Workers { pods: 1, ready: 1, problem: None },
+        workers: Workers { pods: 1, ready: 1, ..Workers::default() },
         decision: by_law(1, law::Reason::Backlog),
         protection: Protection::Guaranteed,
     };
@@ -241,4 +241,50 @@ fn other_cause_of_the_same_failure_is_told() {
     let lost = stated(|world| world.broker = BrokerState::Failed(problem(Reason::ConnectionLost)));
     assert_eq!(reasons(told.news(&lost)), [Reason::ConnectionLost]);
     assert_eq!(reasons(told.news(&unreachable())), [Reason::BrokerUnreachable]);
+}
+
+#[test]
+fn different_images_warn_once_and_stop_nothing() {
+    let differ = |change: fn(&mut World)| {
+        stated(|world| {
+            world.workers.images_differ = Some("a sha256:1, b sha256:2".to_owned());
+            change(world);
+        })
+    };
+    let mut told = Told::default();
+    let all = differ(|_| {});
+    assert_eq!(brief(&all, WORKERS_AVAILABLE), ("True", Reason::ImagesDiffer));
+    assert_eq!(brief(&all, READY), ("True", Reason::Ready));
+    assert_eq!(brief(&all, SCALING_ACTIVE), ("True", Reason::Active));
+    let news = told.news(&all);
+    assert!(news[0].is_warning() && news[0].message == "a sha256:1, b sha256:2");
+    assert_eq!(reasons(news), [Reason::ImagesDiffer]);
+    // Others that start or have started change nothing about it.
+    for same in [
+        differ(|_| {}),
+        differ(|world| world.workers.ready = 0),
+        differ(|world| world.workers.is_rolling_out = true),
+    ] {
+        assert_eq!(brief(&same, WORKERS_AVAILABLE), ("True", Reason::ImagesDiffer));
+        assert_eq!(reasons(told.news(&same)), []);
+    }
+    assert_eq!(reasons(told.news(&stated(|_| {}))), [Reason::WorkersReady]);
+    let stopped = differ(|world| world.workers.problem = Some(problem(Reason::CrashLooping)));
+    assert_eq!(brief(&stopped, WORKERS_AVAILABLE), ("False", Reason::CrashLooping));
+}
+
+#[test]
+fn a_rollout_is_shown_and_is_no_event() {
+    let rolling_out = |ready| {
+        stated(|world| {
+            (world.workers.is_rolling_out, world.workers.ready) = (true, ready);
+        })
+    };
+    let mut told = Told::default();
+    for ready in [0, 1] {
+        let all = rolling_out(ready);
+        assert_eq!(brief(&all, WORKERS_AVAILABLE), ("True", Reason::RollingOut));
+        assert_eq!(brief(&all, READY), ("True", Reason::Ready));
+        assert_eq!(reasons(told.news(&all)), []);
+    }
 }
