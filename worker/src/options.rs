@@ -132,6 +132,11 @@ pub struct Options {
     #[arg(long, env = "SOLOIST_DELIVERY_LIMIT", value_name = "NUMBER", default_value_t = attempts::DEFAULT_LIMIT)]
     delivery_limit: u32,
 
+    /// Stores the state STARTED when a task begins, with the process and the node that run it, unless the task says otherwise. In the
+    /// environment: true or false.
+    #[arg(long, env = "SOLOIST_TRACK_STARTED")]
+    track_started: bool,
+
     /// Directory that outlives a restart of the container, where queues that remote control has cancelled are remembered as such.
     /// Default: they aren't.
     #[arg(long, env = "SOLOIST_STATE_DIR", value_name = "DIRECTORY")]
@@ -198,6 +203,7 @@ impl Options {
             .node_name(self.node_name.replace("%h", &host_name()))
             .time_limits(self.soft_time_limit, self.time_limit)
             .delivery_limit(self.delivery_limit)
+            .track_started(self.track_started)
             .max_prefetch(self.max_prefetch)
             .http(self.http_address)
             .mounted(mounted);

@@ -70,6 +70,25 @@ impl Results {
         }
     }
 
+    /// Stores that a task was started, trying until it is done. Nothing depends on that: the task runs meanwhile, and its end is
+    /// stored in any case.
+    pub(crate) async fn store_started(&self, meta: &TaskMeta, reply: ReplyAddress<'_>) {
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        let id = &meta.task_id;
+        loop {
+            let problem = match self.try_store(meta, reply).await {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => {
+                    return warn!(id, problem = describe(&error), "that the task was started is not stored");
+                }
+                Err(problem) => problem,
+            };
+            let wait = backoff.next(backoff::random());
+            warn!(id, problem, retry_in = ?wait, "can't store that the task was started");
+            tokio::time::sleep(wait).await;
+        }
+    }
+
     /// The results in Redis, if that is where they are, once there is a connection.
     pub(crate) async fn redis(&self, health: &Health, metrics: &Metrics) -> Option<RedisResults> {
         let Self::Redis { .. } = self else { return None };

@@ -203,6 +203,16 @@ pub(crate) fn is_done_by_success(Admitted { request, task }: &Admitted, stores: 
         && !canvas::is_followed(request)
 }
 
+/// Whether it is stored that a call begins: if its task says so or, where that says nothing, `by_default`.
+pub(crate) fn is_start_stored(Admitted { request, task }: &Admitted, by_default: bool) -> bool {
+    task.track_started.unwrap_or(by_default) && is_stored(request, task)
+}
+
+/// What is stored when a process of a node begins with a call.
+pub(crate) fn started(Admitted { request, .. }: &Admitted, pid: u32, node: &str) -> TaskMeta {
+    of(request, TaskMeta::started(&request.id, pid, node))
+}
+
 /// What monitors are told when a message has arrived.
 pub(crate) fn received(request: &Request) -> EventKind {
     EventKind::TaskReceived(TaskReceived {
@@ -489,6 +499,30 @@ mod tests {
         assert_eq!(
             settlement.event,
             Some(EventKind::TaskSucceeded { uuid: "id1".into(), result: "[1, 'two']".into(), runtime: 0.5 })
+        );
+    }
+
+    #[test]
+    fn a_start_is_stored_as_the_task_or_else_the_worker_says() {
+        let of = |task: Task| Admitted { task: Arc::new(task), ..admitted(request("t.add")) };
+        let task = || Task::new("t.add", || ());
+        let (unsaid, always, never) = (task(), task().track_started(true), task().track_started(false));
+        let is_stored =
+            |task: Task| [false, true].map(|by_default| is_start_stored(&of(task.clone()), by_default));
+        assert_eq!(
+            [is_stored(unsaid), is_stored(always), is_stored(never)],
+            [[false, true], [true, true], [false, false]]
+        );
+        assert!(!is_start_stored(&admitted(request("t.quiet")), true), "nothing is stored of it");
+        let mut request = request("t.add");
+        request.group = Some("g".into());
+        let meta = started(&admitted(request), 7, "celery@a").encode();
+        assert_eq!(
+            serde_json::from_slice::<Value>(&meta).unwrap(),
+            json!({
+                "status": "STARTED", "result": {"pid": 7, "hostname": "celery@a"}, "traceback": null, "children": [],
+                "date_done": null, "group_id": "g", "task_id": "id1",
+            })
         );
     }
 

@@ -66,6 +66,8 @@ pub struct Task {
     pub(crate) parameters: Vec<&'static str>,
     pub(crate) function: TaskFunction,
     pub(crate) ignore_result: bool,
+    /// None leaves it to the worker.
+    pub(crate) track_started: Option<bool>,
     pub(crate) retry: RetryPolicy,
     pub(crate) acks_late: bool,
     pub(crate) acks_on_failure_or_timeout: bool,
@@ -85,6 +87,7 @@ impl Task {
             parameters: Vec::new(),
             function,
             ignore_result: false,
+            track_started: None,
             retry: RetryPolicy::default(),
             acks_late: true,
             acks_on_failure_or_timeout: true,
@@ -102,6 +105,14 @@ impl Task {
     #[must_use]
     pub fn ignore_result(mut self) -> Self {
         self.ignore_result = true;
+        self
+    }
+
+    /// Whether the state `STARTED` is stored when a call begins, with the process and the node that run it. Unless this is said, the
+    /// [worker](crate::WorkerBuilder::track_started) says so for all its tasks.
+    #[must_use]
+    pub fn track_started(mut self, track: bool) -> Self {
+        self.track_started = Some(track);
         self
     }
 

@@ -3,7 +3,7 @@
 //! What few messages need (canvases, delays), or only for a moment (the result store), is boxed: it would make the state of
 //! each message several times as large.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use celery_client::{amqp, results::ReplyAddress};
 use celery_protocol::{Request, Signature, delay::is_delay_exchange, event::EventKind, result::ResultTuple};
@@ -31,13 +31,16 @@ use crate::{
     revoked::Revoked,
     settle::{
         Admitted, Disposition, Report, Settlement, admit, fail_to_advance, give_up, is_done_by_success,
-        readmit, received, sent, settle,
+        is_start_stored, readmit, received, sent, settle, started,
     },
     stop::Stop,
     supervise::{Ended, TimeLimits, supervise},
     task::{CancelHandle, Context, DeliveryInfo, Facts, Registry, States, TaskError},
     tracker::{Tracker, Tracking},
 };
+
+/// How long a task that has ended waits until it is stored that it was started.
+const START_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Everything that working on a message needs.
 #[derive(Debug)]
@@ -53,6 +56,8 @@ pub(crate) struct Work {
     pub(crate) done: Arc<Done>,
     /// How often a message may come back.
     pub(crate) delivery_limit: u32,
+    /// Whether it is stored that a task was started, where the task doesn't say.
+    pub(crate) track_started: bool,
     pub(crate) results: Arc<Results>,
     pub(crate) canvas: Canvas,
     pub(crate) events: Events,
@@ -282,7 +287,9 @@ impl Work {
         let of_message = TimeLimits { soft: request.time_limit.soft(), hard: request.time_limit.hard() };
         let limits = of_message.or(self.limits.times(&request.task));
         let finish = async {
-            let ended = supervise(ticket.ended(), limits, tracking.terminate(), cancel).await;
+            let ended = supervise(ticket.ended(), limits, tracking.terminate(), cancel);
+            let ended =
+                if tells_start { Box::pin(self.tell_start(admitted, ended)).await } else { ended.await };
             let is_stuck = ended.is_stuck();
             let runtime = match &ended {
                 Ended::Finished(outcome) => outcome.runtime,
@@ -300,6 +307,7 @@ impl Work {
         let (runtime, is_stuck) = tokio::select! {
             biased;
             finished = finish => finished,
+        let tells_start = stores && is_start_stored(admitted, self.track_started);
             // To the end: the message may come back while the result or what follows can't be told yet.
             never = attempts::hold(request, &self.node, &self.results, &self.health, &self.metrics) => match never {},
         };
@@ -335,6 +343,23 @@ impl Work {
         admitted: &Admitted,
         mut settlement: Settlement,
         additions: Vec<Signature>,
+    /// Waits for the end of a task and stores meanwhile that it was started. What isn't stored soon after its end is given up: it
+    /// must not replace a retry.
+    async fn tell_start(&self, admitted: &Admitted, ended: impl Future<Output = Ended>) -> Ended {
+        let meta = started(admitted, std::process::id(), &self.node);
+        let mut storing = pin!(self.results.store_started(&meta, ReplyAddress::from(&*admitted.request)));
+        let mut ended = pin!(ended);
+        tokio::select! {
+            biased;
+            () = &mut storing => ended.await,
+            ended = &mut ended => {
+                // Where this takes longer, the end can't be stored either.
+                let _ = timeout(START_PATIENCE, storing).await;
+                ended
+            }
+        }
+    }
+
         runtime: Duration,
     ) -> Result<Settlement, TaskError> {
         let request = &admitted.request;

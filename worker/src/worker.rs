@@ -93,6 +93,7 @@ pub struct WorkerBuilder {
     http: Option<SocketAddr>,
     time_limits: TimeLimits,
     delivery_limit: u32,
+    track_started: bool,
     most_in_hand: u16,
     registry: Registry,
     states: States,
@@ -115,6 +116,7 @@ impl Worker {
             http: None,
             time_limits: TimeLimits::default(),
             delivery_limit: attempts::DEFAULT_LIMIT,
+            track_started: false,
             most_in_hand: MOST_IN_HAND,
             registry: Registry::default(),
             states: States::default(),
@@ -230,6 +232,14 @@ impl WorkerBuilder {
         self
     }
 
+    /// Whether the state `STARTED` is stored when a call begins, for tasks that don't say so [themselves](Task::track_started): not
+    /// unless set, as with Celery's `task_track_started`.
+    #[must_use]
+    pub fn track_started(mut self, track: bool) -> Self {
+        self.track_started = track;
+        self
+    }
+
     /// Holds at most so many messages of a queue at once, 64 unless set. A worker holds more than one only while its tasks
     /// are short: below about a millisecond.
     #[must_use]
@@ -331,6 +341,7 @@ impl WorkerBuilder {
             revoked: Arc::new(revoked),
             limits: Arc::new(Limits::new(self.time_limits)),
             delivery_limit: self.delivery_limit,
+            track_started: self.track_started,
             done: Arc::new(done),
             results,
             canvas,
@@ -359,6 +370,7 @@ impl WorkerBuilder {
             broker: self.broker.clone(),
             results: results_shown,
             create_missing_queues: self.create_missing_queues,
+            track_started: self.track_started,
             started: Instant::now(),
             clock,
             registry: Arc::clone(&work.registry),

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::{Broker, Call, Celery, Message, eventually, stored, unique, worker};
+use crate::support::{Broker, Call, Celery, Message, env, eventually, stored, unique, worker};
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
@@ -47,6 +47,24 @@ async fn a_result_is_stored_as_celery_stores_it() {
     assert!(date_done.as_str().unwrap().ends_with("+00:00"), "{date_done}");
     let expected = json!({"status": "SUCCESS", "result": 3, "traceback": null, "children": [], "date_done": null, "task_id": id});
     assert_eq!(meta, expected);
+    broker.remove(&queue);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
+async fn that_a_task_was_started_is_stored_where_that_is_wanted() {
+    let queue = unique("started");
+    let broker = Broker::connect().await;
+    let stores =
+        [(env("REDIS_URL"), Celery::with_redis(&queue)), ("rpc://".to_owned(), Celery::with_rpc(&queue))];
+    for (store, client) in stores {
+        let worker = worker(&queue).env("SOLOIST_RESULTS", &store).env("SOLOIST_TRACK_STARTED", "true");
+        let worker = worker.ready();
+        let outcome = client.call_one(Call::new("tasks.sleep", json!([1])).watched());
+        let started = json!(["STARTED", {"pid": worker.pid(), "hostname": worker.node}]);
+        assert!(outcome["seen"].as_array().unwrap().contains(&started), "{store}: {outcome}");
+        assert_eq!((&outcome["state"], &outcome["value"]), (&json!("SUCCESS"), &json!(1.0)));
+    }
     broker.remove(&queue);
 }
 

@@ -126,6 +126,26 @@ async fn what_waits_for_redis_before_it_begins_does_not_begin_once_its_connectio
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs RabbitMQ and Redis: AMQP_URL, MANAGEMENT_URL, REDIS_URL"]
+async fn a_task_whose_start_cannot_be_stored_runs_to_its_end_which_is_all_that_is_stored() {
+    let (queue, id) = (unique("untold"), unique("id"));
+    let broker = Broker::connect().await;
+    let (redis, results) = redis_proxy(false);
+    let worker = worker(&queue).env("SOLOIST_RESULTS", &results).env("SOLOIST_TRACK_STARTED", "true").spawn();
+    broker.declare(&queue).await;
+    broker.publish(&queue, Message::call(&id, "tasks.sleep", &json!([0.5]))).await;
+    for message in ["can't store that the task was started", "can't store the result"] {
+        worker.wait_for(message, |entry| entry["id"] == id.as_str());
+    }
+    redis.up();
+    let (first, _) = eventually("the end is stored", || stored(&id));
+    broker.wait_for_counts(&queue, 0, 0).await;
+    let (last, _) = stored(&id).unwrap();
+    assert_eq!((&first["status"], &last["status"]), (&json!("SUCCESS"), &json!("SUCCESS")));
+    broker.remove(&queue);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ and Redis: AMQP_URL, MANAGEMENT_URL, REDIS_URL"]
 async fn a_task_is_watched_over_while_the_broker_answers_nothing() {
     let (queue, id) = (unique("silent"), unique("id"));
     let broker = Broker::connect().await;

@@ -2,8 +2,8 @@
 
 use super::address::RedisAddress;
 use super::store::StoreError;
-use celery_protocol::TaskMeta;
 use celery_protocol::result::{EXPIRES_SECONDS, task_key};
+use celery_protocol::{State, TaskMeta};
 use futures_util::StreamExt;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::{Client, Cmd, ConnectionAddr, FromRedisValue, IntoConnectionInfo, RedisConnectionInfo, Script};
@@ -18,14 +18,16 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const CHUNK: usize = 500;
 const CHUNKS_AT_ONCE: usize = 4;
 
-/// Stores unless a success is there, and tells who is subscribed, in one step and one round trip.
+/// Stores unless a success is there (or any end, if there is a third argument), and tells who is subscribed, in one step and one
+/// round trip.
 ///
 /// The text is looked through before it is parsed, because parsing a large result only to learn that it is none costs.
 const STORE: &str = r#"
 local old = redis.call("GET", KEYS[1])
-if old and string.find(old, '"SUCCESS"', 1, true) then
+if old and (ARGV[3] or string.find(old, '"SUCCESS"', 1, true)) then
+  local stays = {SUCCESS = true, FAILURE = ARGV[3], REVOKED = ARGV[3]}
   local ok, meta = pcall(cjson.decode, old)
-  if ok and type(meta) == "table" and meta["status"] == "SUCCESS" then
+  if ok and type(meta) == "table" and stays[meta["status"]] then
     return 0
   end
 end
@@ -79,13 +81,17 @@ impl RedisResults {
         Self { expires: seconds, ..self }
     }
 
-    /// Stores a state and its result unless a success is there already, and tells who waits for it.
+    /// Stores a state and its result unless a success is there already, and tells who waits for it. That a task was started replaces
+    /// no end at all.
     ///
     /// # Errors
     /// When Redis can't be reached.
     pub async fn store(&self, meta: &TaskMeta) -> Result<bool, StoreError> {
         let mut invocation = self.store.prepare_invoke();
         invocation.key(task_key(&meta.task_id)).arg(meta.encode()).arg(self.expires);
+        if meta.status == State::Started {
+            invocation.arg("keep any end");
+        }
         invocation
             .invoke_async(&mut self.connection.clone())
             .await

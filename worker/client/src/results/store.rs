@@ -96,8 +96,8 @@ pub enum ResultStore {
 impl ResultStore {
     /// Stores a state and its result, telling whoever waits for it.
     ///
-    /// Returns whether it was stored: a success that is already there is never overwritten, and over RPC a call without
-    /// an address to reply to has nobody to tell.
+    /// Returns whether it was stored: a success that is already there is never overwritten, another end not by a
+    /// start, and over RPC a call without an address to reply to has nobody to tell.
     ///
     /// # Errors
     /// When the store can't be reached; nothing is retried here.

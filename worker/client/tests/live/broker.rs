@@ -274,15 +274,23 @@ async fn a_success_is_never_overwritten() {
     let state = async || store.get(&id).await.unwrap().unwrap();
     let failure = TaskMeta::failure(&*id, &celery_protocol::Exception::builtin("ValueError", "x"), None, now);
 
-    assert!(store.store(&TaskMeta::started(&*id, 1, "celery@a")).await.unwrap());
+    let started = TaskMeta::started(&*id, 1, "celery@a");
+    assert!(store.store(&started).await.unwrap());
+    // A start that comes late replaces no end, though another end does, and no start of a retry is late.
+    for end in [&failure, &TaskMeta::revoked(&*id, "revoked", now), &failure] {
+        assert!(store.store(end).await.unwrap());
+        assert!(!store.store(&started).await.unwrap());
+        assert_eq!(state().await.status, end.status);
+    }
+    assert!(store.store(&TaskMeta::retry(&*id, None, None)).await.unwrap());
+    assert!(store.store(&started).await.unwrap());
     assert!(store.store(&failure).await.unwrap());
-    assert_eq!(state().await.status.as_str(), "FAILURE");
     // A failure whose text mentions a success is still none.
     let mention = TaskMeta::success(&*id, raw(r#"{"status": "SUCCESS"}"#), now);
     let mention = TaskMeta { status: "RETRY".into(), ..mention };
     assert!(store.store(&mention).await.unwrap());
     assert!(store.store(&TaskMeta::success(&*id, raw("3"), now)).await.unwrap());
-    assert!(!store.store(&failure).await.unwrap());
+    assert!(!store.store(&failure).await.unwrap() && !store.store(&started).await.unwrap());
     assert_eq!(state().await.result.get(), "3");
     store.forget(&id).await.unwrap();
     assert!(store.get(&id).await.unwrap().is_none());

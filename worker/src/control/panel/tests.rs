@@ -21,6 +21,7 @@ fn panel() -> Panel {
         broker: "amqp://user:hunter2@broker/v".parse().unwrap(),
         results: "disabled".into(),
         create_missing_queues: true,
+        track_started: false,
         started: Instant::now(),
         clock,
         registry: Arc::new(registry),

@@ -7,6 +7,7 @@ import datetime
 import json
 import os
 import sys
+import time
 
 from celery import Celery
 from celery.signals import before_task_publish
@@ -32,8 +33,23 @@ ETA = {
 due = {}
 
 
-def outcome(result, timeout):
+def look(result, timeout):
+    """What a program finds that looks again and again until there is an end."""
+    seen = []
+    deadline = time.monotonic() + timeout
+    while not result.ready() and time.monotonic() < deadline:
+        state, info = result.state, result.info
+        found = [state, info if isinstance(info, dict) else repr(info)]
+        if found not in seen:
+            seen.append(found)
+        time.sleep(0.02)
+    return seen
+
+
+def outcome(result, timeout, is_watched):
     shown = {"id": result.id, "due": due.get(result.id)}
+    if is_watched:
+        shown["seen"] = look(result, timeout)
     try:
         shown["value"] = result.get(timeout=timeout)
     except Exception as error:
@@ -73,7 +89,11 @@ settings, calls = json.load(sys.stdin)
 app.conf.update(settings)
 results = [send(call) for call in calls]
 json.dump(
-    [outcome(result, 15) if call.get("wait", True) else result.id for call, result in zip(calls, results)], sys.stdout
+    [
+        outcome(result, 15, call.get("watch", False)) if call.get("wait", True) else result.id
+        for call, result in zip(calls, results)
+    ],
+    sys.stdout,
 )
 sys.stdout.flush()
 # The results that were not waited for would look for modules that are gone by then, and print so.

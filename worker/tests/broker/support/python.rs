@@ -209,6 +209,12 @@ impl Call {
         self
     }
 
+    /// Its outcome says in `seen` which states and results were there to be read, one after the other.
+    pub(crate) fn watched(mut self) -> Self {
+        self.0["watch"] = json!(true);
+        self
+    }
+
     /// One that was sent already, by others: its result is waited for.
     pub(crate) fn sent(id: &str) -> Self {
         Self(json!({"id": id}))
