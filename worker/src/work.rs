@@ -19,11 +19,11 @@ use crate::{
     attempts::{self, Verdict},
     backoff,
     broker::{Arrival, Receipt, decode, salvage},
-    canvas::{Canvas, Ending, Home},
+    canvas::{Canvas, Ending, Home, Sequel},
     delay::{self, Postponed},
     done::Done,
     events::{Activity, Events},
-    executor::{Executor, Job, Outcome},
+    executor::{Executor, Job, Outcome, Ticket},
     health::Health,
     limits::Limits,
     metrics::{Counted, Metrics},
@@ -176,8 +176,14 @@ impl Work {
         }
     }
 
-    /// Whether a message that came back is to be run again. If not, it is done with.
-    async fn begins_again(&self, delivery: &Arrival, admitted: &Admitted, recall: &Notify) -> bool {
+    /// The turn of a message that came back, if it is to be run again. If not, it is done with.
+    async fn begins_again(
+        &self,
+        ticket: Ticket,
+        delivery: &Arrival,
+        admitted: &Admitted,
+        recall: &Notify,
+    ) -> Option<Ticket> {
         let request = &admitted.request;
         let limit = self.delivery_limit;
         let watched = (&*self.health, &*self.metrics);
@@ -186,36 +192,49 @@ impl Work {
                 attempts::verdict(delivery, request, limit, backoff::random(), &self.results, watched);
             let Some(verdict) = self.unless_stopped(verdict).await else {
                 delivery.settle(Disposition::Requeue, None);
-                return false;
+                return None;
             };
             match verdict {
-                Verdict::Run if delivery.is_ours() => return true,
+                Verdict::Run if delivery.is_ours() => return Some(ticket),
                 Verdict::Run => {
                     // Its connection was lost meanwhile: it comes again.
                     delivery.settle(Disposition::Requeue, None);
-                    return false;
+                    return None;
                 }
                 Verdict::Done => {
                     info!(id = request.id, task = request.task, "done already, by another worker");
                     delivery.settle(Disposition::Ack, Some(request));
-                    return false;
+                    return None;
                 }
-                Verdict::Later(wait) => return !self.postpone(delivery, request, wait).await,
+                Verdict::Succeeded(value) => {
+                    info!(id = request.id, task = request.task, "done already: its result is stored");
+                    // The chord may take its time, in which others can run.
+                    drop(ticket);
+                    // What follows the task was sent before its result was stored. Its chord is told after that, or was.
+                    if let Some(sequel) = Sequel::new(request, Ending::Success(value)) {
+                        self.canvas.conclude(&sequel, &home(delivery)).await;
+                    }
+                    delivery.settle(Disposition::Ack, Some(request));
+                    return None;
+                }
+                Verdict::Later(wait) => {
+                    return (!self.postpone(delivery, request, wait).await).then_some(ticket);
+                }
                 Verdict::Elsewhere => {
                     if self.postpone(delivery, request, attempts::LOOK_AGAIN).await {
-                        return false;
+                        return None;
                     }
                     // Not to be run twice at a time: what the broker can't put off is put off here.
                     let stops = timeout(attempts::LOOK_AGAIN, self.stop.requested()).await.is_ok();
                     if stops || recall.notified().now_or_never().is_some() {
                         delivery.settle(Disposition::Requeue, None);
-                        return false;
+                        return None;
                     }
                 }
                 Verdict::GiveUp(deliveries) => {
                     let settlement = give_up(admitted, deliveries, Timestamp::now());
                     self.conclude(delivery, settlement, Some(request), None).await;
-                    return false;
+                    return None;
                 }
             }
         }
@@ -270,8 +289,8 @@ impl Work {
             delivery.settle(Disposition::Requeue, None);
             return None;
         }
-        if came_back && !Box::pin(self.begins_again(delivery, admitted, recall)).await {
-            return None;
+        if came_back {
+            ticket = Box::pin(self.begins_again(ticket, delivery, admitted, recall)).await?;
         }
         if !admitted.task.acks_late && !delivery.acknowledge().await {
             // It will come again, and must not have been run then.

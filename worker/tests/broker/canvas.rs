@@ -295,6 +295,41 @@ async fn a_member_that_is_delivered_twice_is_counted_once() {
     assert_eq!(chord_keys(&group), (vec![], Some("done".to_owned())));
 }
 
+/// Its worker was killed just before it told the chord.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
+async fn a_member_that_comes_back_after_its_success_was_stored_is_counted_and_not_run_again() {
+    let queue = unique("stored");
+    let broker = Broker::connect().await;
+    broker.declare(&queue).await;
+    let (group, id, body_id) = (unique("group"), unique("member"), unique("body"));
+    let mut redis = redis::Client::open(env("REDIS_URL")).unwrap().get_connection().unwrap();
+    let mut set = |key: String, value: String| {
+        redis::cmd("SET").arg(key).arg(value).arg("EX").arg(600).exec(&mut redis).unwrap();
+    };
+    set(format!("celery-taskset-meta-{group}.s"), "1".to_owned());
+    let meta = json!({
+        "status": "SUCCESS", "result": 7, "traceback": null, "children": [], "task_id": id,
+        "date_done": "2026-11-22T00:00:00+00:00",
+    });
+    set(format!("celery-task-meta-{id}"), meta.to_string());
+    let body = json!({
+        "task": "celery.accumulate", "args": [], "kwargs": {"index": 0}, "subtask_type": null, "immutable": false,
+        "options": {"task_id": body_id, "queue": queue},
+    });
+    let mut message = Message::call(&id, "tasks.add", &json!([1, 1])).header("group", json!(group));
+    message.body = json!([[1, 1], {}, {"chord": body}]).to_string().into_bytes();
+    broker.publish(&queue, message).await;
+    broker.give_back(&queue).await;
+    let worker = worker(&queue).ready();
+    let (meta, _) = eventually("the body is called", || stored(&body_id));
+    assert_eq!(meta["result"], json!([7]));
+    worker.wait_for("done already: its result is stored", |entry| entry["id"] == id.as_str());
+    assert_eq!(worker.metric("soloist_task_started_total{task=\"tasks.add\"}"), Some(0.0));
+    broker.wait_for_counts(&queue, 0, 0).await;
+    broker.remove(&queue);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
 async fn what_can_not_be_sent_fails_the_task_that_it_follows() {
