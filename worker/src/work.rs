@@ -305,6 +305,7 @@ impl Work {
         self.events.task(EventKind::TaskStarted { uuid: request.id.clone() });
         let of_message = TimeLimits { soft: request.time_limit.soft(), hard: request.time_limit.hard() };
         let limits = of_message.or(self.limits.times(&request.task));
+        let tells_start = stores && is_start_stored(admitted, self.track_started);
         let finish = async {
             let ended = supervise(ticket.ended(), limits, tracking.terminate(), cancel);
             let ended =
@@ -326,7 +327,6 @@ impl Work {
         let (runtime, is_stuck) = tokio::select! {
             biased;
             finished = finish => finished,
-        let tells_start = stores && is_start_stored(admitted, self.track_started);
             // To the end: the message may come back while the result or what follows can't be told yet.
             never = attempts::hold(request, &self.node, &self.results, &self.health, &self.metrics) => match never {},
         };
@@ -341,6 +341,23 @@ impl Work {
             self.stop.restart();
         }
         Some(runtime)
+    }
+
+    /// Waits for the end of a task and stores meanwhile that it was started. What isn't stored soon after its end is given up: it
+    /// must not replace a retry.
+    async fn tell_start(&self, admitted: &Admitted, ended: impl Future<Output = Ended>) -> Ended {
+        let meta = started(admitted, std::process::id(), &self.node);
+        let mut storing = pin!(self.results.store_started(&meta, ReplyAddress::from(&*admitted.request)));
+        let mut ended = pin!(ended);
+        tokio::select! {
+            biased;
+            () = &mut storing => ended.await,
+            ended = &mut ended => {
+                // Where this takes longer, the end can't be stored either.
+                let _ = timeout(START_PATIENCE, storing).await;
+                ended
+            }
+        }
     }
 
     /// Sends what follows a task that succeeded, or takes its place. If that can't be done, the task has failed.
@@ -362,23 +379,6 @@ impl Work {
         admitted: &Admitted,
         mut settlement: Settlement,
         additions: Vec<Signature>,
-    /// Waits for the end of a task and stores meanwhile that it was started. What isn't stored soon after its end is given up: it
-    /// must not replace a retry.
-    async fn tell_start(&self, admitted: &Admitted, ended: impl Future<Output = Ended>) -> Ended {
-        let meta = started(admitted, std::process::id(), &self.node);
-        let mut storing = pin!(self.results.store_started(&meta, ReplyAddress::from(&*admitted.request)));
-        let mut ended = pin!(ended);
-        tokio::select! {
-            biased;
-            () = &mut storing => ended.await,
-            ended = &mut ended => {
-                // Where this takes longer, the end can't be stored either.
-                let _ = timeout(START_PATIENCE, storing).await;
-                ended
-            }
-        }
-    }
-
         runtime: Duration,
     ) -> Result<Settlement, TaskError> {
         let request = &admitted.request;
