@@ -1,7 +1,13 @@
 //! What the worker tells about itself, in the shapes that Celery's tools index.
 
+use std::time::Duration;
+
 use celery_protocol::Request;
 use jiff::Timestamp;
+use nix::sys::{
+    resource::{UsageWho, getrusage},
+    time::{TimeVal, TimeValLike},
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -85,24 +91,31 @@ pub(super) fn queue(queue: &Queue) -> Value {
     })
 }
 
-/// What the process has used of the machine so far.
+/// What the process has used of the machine so far, by Celery's names: times in seconds, memory in kilobytes.
 pub(super) fn resource_usage() -> Value {
-    // Linux counts these in hundredths of a second, on every architecture.
-    const TICKS: f64 = 100.0;
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // The name before the last bracket may itself have spaces in it. Times are fields 14 and 15 of all, 12 and 13 after it.
-    let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
-    let time = |index: usize| {
-        fields.get(index).and_then(|ticks| ticks.parse::<f64>().ok()).map(|ticks| ticks / TICKS)
+    let Ok(usage) = getrusage(UsageWho::RUSAGE_SELF) else { return "N/A".into() };
+    let seconds = |time: TimeVal| {
+        let microseconds = time.num_microseconds().try_into().unwrap_or_default();
+        Duration::from_micros(microseconds).as_secs_f64()
     };
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let peak = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-    match (time(11), time(12), peak) {
-        (Some(user), Some(system), Some(peak)) => json!({"utime": user, "stime": system, "maxrss": peak}),
-        _ => "N/A".into(),
-    }
+    json!({
+        "utime": seconds(usage.user_time()),
+        "stime": seconds(usage.system_time()),
+        "maxrss": usage.max_rss(),
+        "ixrss": usage.shared_integral(),
+        "idrss": usage.unshared_data_integral(),
+        "isrss": usage.unshared_stack_integral(),
+        "minflt": usage.minor_page_faults(),
+        "majflt": usage.major_page_faults(),
+        "nswap": usage.full_swaps(),
+        "inblock": usage.block_reads(),
+        "oublock": usage.block_writes(),
+        "msgsnd": usage.ipc_sends(),
+        "msgrcv": usage.ipc_receives(),
+        "nsignals": usage.signals(),
+        "nvcsw": usage.voluntary_context_switches(),
+        "nivcsw": usage.involuntary_context_switches(),
+    })
 }
 
 fn seconds(moment: Timestamp) -> f64 {
@@ -124,6 +137,8 @@ mod tests {
     #[test]
     fn resource_usage_is_read_from_the_system() {
         let usage = resource_usage();
+        assert_eq!(usage.as_object().unwrap().len(), 16);
         assert!(usage["utime"].is_f64() && usage["maxrss"].as_u64().unwrap() > 1000, "{usage}");
+        assert!(usage["minflt"].as_u64().unwrap() > 100, "{usage}");
     }
 }
