@@ -10,7 +10,7 @@
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use celery_client::results::{OtherRuns, RunKey};
-use celery_protocol::{Request, State};
+use celery_protocol::{Request, Signature, State};
 use lapin::{message::Delivery, types::AMQPValue};
 use serde_json::{Value, value::RawValue};
 use tokio::{sync::mpsc, time::sleep};
@@ -22,7 +22,7 @@ use crate::{health::Health, metrics::Metrics, results::Results};
 /// number.
 pub(crate) const DEFAULT_LIMIT: u32 = 10;
 
-/// Header of a copy: how often the message had come back.
+/// Header of a message that there may be two of: how often it had come back.
 const HEADER: &str = "soloist-attempts";
 
 /// Headers of a quorum queue's messages that came back. RabbitMQ 4.3 counts in the second one alone what was only given back; before, all
@@ -68,6 +68,11 @@ pub(crate) fn mark(delivery: &Delivery) -> Option<(String, Value)> {
     let before = header(delivery, HEADER);
     let attempts = before.unwrap_or(0) + u32::from(delivery.redelivered);
     is_redelivered(delivery).then(|| (HEADER.to_owned(), attempts.into()))
+}
+
+/// The call with that header, if it may have been sent before.
+pub(crate) fn sent_again(call: Signature) -> Signature {
+    call.header(HEADER, 0)
 }
 
 /// What is to be done with a message that came back and may now begin. `chance` is uniform in 0 to 1.

@@ -2,12 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use celery_client::{BrokerAddress, Celery, PublishError, SendError, SetupError};
+use celery_client::{BrokerAddress, Celery, PublishError, RetryPolicy, SendError, SetupError};
 use celery_protocol::{Message, Request, Signature, delay::queue_key};
 use tokio::sync::OnceCell;
 use tracing::warn;
 
 use crate::{
+    attempts,
     backoff::{self, Backoff},
     delay,
     task::Registry,
@@ -50,12 +51,16 @@ impl Sender {
         Self { address, name, create_missing_queues, default_queue, registry, client: OnceCell::new() }
     }
 
-    /// Sends a plain task for `parent`, and returns once the broker has it. A broker that is away is waited for.
+    /// Sends a plain task for `parent`, and returns once the broker has it. A broker that is away is waited for. If the broker may
+    /// have had it before, whoever gets it is told so: it may be done already.
     ///
     /// # Errors
     /// When the task can't be sent as it is, or its queue doesn't exist or refuses it.
     pub(crate) async fn send(&self, call: Signature, parent: &Request, home: &Home) -> Result<(), SendError> {
-        let call = self.address(call, parent, home);
+        let mut call = self.address(call, parent, home);
+        if home.is_redelivered {
+            call = attempts::sent_again(call);
+        }
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(15));
         loop {
             let sent = match self.client().await {
@@ -69,6 +74,7 @@ impl Sender {
             let wait = backoff.next(backoff::random());
             warn!(task = call.task, %error, retry_in = ?wait, "can't send the task that follows");
             tokio::time::sleep(wait).await;
+            call = attempts::sent_again(call);
         }
     }
 
@@ -113,6 +119,8 @@ impl Sender {
                 .default_queue(self.default_queue.clone())
                 .name(self.name.clone())
                 .create_missing_queues(self.create_missing_queues)
+                // What is sent again is marked, here.
+                .retry_policy(RetryPolicy::never())
                 .connect()
                 .await;
             connected.map_err(|error| match error {

@@ -330,6 +330,30 @@ async fn a_member_that_comes_back_after_its_success_was_stored_is_counted_and_no
     broker.remove(&queue);
 }
 
+/// Whoever gets it looks whether it is done already.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
+async fn what_a_task_that_came_back_sends_says_that_it_may_have_been_sent_before() {
+    let queue = unique("twice");
+    let broker = Broker::connect().await;
+    broker.declare(&queue).await;
+    let next_id = unique("next");
+    let next = json!({
+        // Its result is the headers that it came with.
+        "task": "tasks.flaky", "args": [0], "kwargs": {}, "subtask_type": null, "immutable": true,
+        "options": {"task_id": next_id, "queue": queue},
+    });
+    let mut message = Message::call(&unique("id"), "tasks.add", &json!([1, 1]));
+    message.body = json!([[1, 1], {}, {"chain": [next]}]).to_string().into_bytes();
+    broker.publish(&queue, message).await;
+    broker.give_back(&queue).await;
+    let _worker = worker(&queue).ready();
+    let (meta, _) = eventually("the next step is run", || stored(&next_id));
+    assert_eq!(meta["result"], json!({"soloist-attempts": 0}));
+    broker.wait_for_counts(&queue, 0, 0).await;
+    broker.remove(&queue);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
 async fn what_can_not_be_sent_fails_the_task_that_it_follows() {
@@ -394,6 +418,7 @@ async fn chains_answer_over_rpc_and_chords_fail_clearly() {
         failed["exception"].as_str().unwrap().starts_with("NotImplementedError: a chord follows"),
         "{failed}"
     );
+    assert!(worker.refusals().is_empty(), "{:?}", worker.refusals());
     broker.remove(&queue);
 }
 
