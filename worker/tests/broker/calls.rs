@@ -26,11 +26,12 @@ async fn celery_gets_results_through_redis() {
 async fn celery_gets_results_over_rpc() {
     let queue = unique("rpc");
     let broker = Broker::connect().await;
-    let _worker = worker(&queue).env("SOLOIST_RESULTS", "rpc://").ready();
+    let worker = worker(&queue).env("SOLOIST_RESULTS", "rpc://").ready();
     let outcomes = Celery::with_rpc(&queue)
         .call([Call::new("tasks.add", json!([1, 2])), Call::new("tasks.fail", json!(["boom"]))]);
     assert_eq!(outcomes[0]["value"], json!(3));
     assert_eq!((&outcomes[1]["error"], &outcomes[1]["message"]), (&json!("RuntimeError"), &json!("boom")));
+    assert!(worker.refusals().is_empty(), "{:?}", worker.refusals());
     broker.remove(&queue);
 }
 

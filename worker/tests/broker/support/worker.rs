@@ -104,6 +104,11 @@ impl WorkerProcess {
         self.log.lock().unwrap().clone()
     }
 
+    /// What it has logged of a channel that the broker closed with 406: something is declared otherwise, or was acknowledged twice.
+    pub(crate) fn refusals(&self) -> Vec<Value> {
+        self.log().into_iter().filter(|entry| entry.to_string().contains("PRECONDITION_FAILED")).collect()
+    }
+
     /// Status and body of one of its HTTP paths.
     pub(crate) fn get(&self, path: &str) -> (u16, String) {
         let line = self.wait_for("serving probes and metrics", |_| true);
