@@ -21,13 +21,13 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 
-use crate::workers::{QUEUE, Workers};
+use crate::workers::{Again, QUEUE, Workers};
 
 /// Kills workers, RabbitMQ and Redis at random moments, while a Celery client in Python sends chains, groups and chords; then
 /// looks at what became of each of them. Before that, restarts all workers with a backlog of tasks.
 ///
-/// The last line printed is JSON. The exit code is 0 only if no task and no result was lost, no result is wrong, the body of
-/// each chord was sent once, and no worker ended by itself.
+/// The last line printed is JSON. The exit code is 0 only if no task and no result was lost, no result is wrong, no task (and so no
+/// body of a chord) was begun again once its result was stored, and no worker ended by itself.
 #[derive(Parser)]
 #[command(name = "cargo chaos", bin_name = "cargo chaos")]
 struct Arguments {
@@ -129,14 +129,10 @@ struct Outcome {
     /// Without a stored success at the end.
     lost: usize,
     wrong: usize,
-    /// Times that a task was begun beyond the first: again after its worker or the broker was killed before the
-    /// acknowledgement,
-    run_again: usize,
-    /// or because its message was sent twice: what sent it was run again, or did not learn that it had been sent.
-    sent_again: usize,
-    /// The same of bodies of chords.
-    bodies_run_again: usize,
-    bodies_sent_again: usize,
+    /// What was done more than once of all tasks,
+    again: Again,
+    /// and of those of them that are bodies of chords.
+    bodies_again: Again,
     /// Workers that ended by themselves.
     crashes: usize,
     seconds: f64,
@@ -144,7 +140,7 @@ struct Outcome {
 
 impl Outcome {
     fn is_good(&self) -> bool {
-        [self.lost, self.wrong, self.bodies_sent_again, self.crashes] == [0; 4]
+        [self.lost, self.wrong, self.again.stored, self.crashes] == [0; 4]
     }
 }
 
@@ -230,15 +226,8 @@ async fn run(arguments: &Arguments, progress: &Progress) -> Result<Outcome> {
     .await?;
     step.done(format!("{} workflows", told.workflows));
 
-    let runs = workers.runs()?;
-    let of = |ids: &[String]| {
-        let known = ids.iter().filter_map(|id| runs.get(id));
-        known.fold((0, 0), |(run, sent), runs| {
-            let sent_again = runs.of_first_deliveries.saturating_sub(1);
-            (run + runs.of_first_deliveries + runs.of_redelivered - 1 - sent_again, sent + sent_again)
-        })
-    };
-    let ((run_again, sent_again), (bodies_run_again, bodies_sent_again)) = (of(&told.ids), of(&told.bodies));
+    let calls = workers.calls()?;
+    let again = |ids: &[String]| Again::of(ids.iter().filter_map(|id| calls.get(id)));
     for what in told.lost.iter().chain(&told.wrong) {
         progress.say(what.to_string());
     }
@@ -254,10 +243,8 @@ async fn run(arguments: &Arguments, progress: &Progress) -> Result<Outcome> {
         chords: told.bodies.len(),
         lost: told.lost.len(),
         wrong: told.wrong.len(),
-        run_again,
-        sent_again,
-        bodies_run_again,
-        bodies_sent_again,
+        again: again(&told.ids),
+        bodies_again: again(&told.bodies),
         crashes: workers.crashes,
         seconds: begun.elapsed().as_secs_f64(),
     })

@@ -9,6 +9,7 @@ use std::process::Stdio;
 use anyhow::{Context, Result};
 use e2e::servers::Servers;
 use rustix::process::{Pid, Signal};
+use serde::Serialize;
 use serde_json::Value;
 use tokio::process::{Child, Command};
 
@@ -54,6 +55,7 @@ impl Workers {
             .env("SOLOIST_BROKER", &self.amqp_url)
             .env("SOLOIST_RESULTS", &self.redis_url)
             .env("SOLOIST_LOG_FORMAT", "json")
+            .env("SOLOIST_LOG", "info,soloist_worker::executor=debug")
             .stdin(Stdio::null())
             .stderr(log)
             .kill_on_drop(true)
@@ -98,9 +100,12 @@ impl Workers {
         Ok(())
     }
 
-    /// How often each call was begun, by what the logs say.
-    pub(crate) fn runs(&self) -> Result<HashMap<String, Runs>> {
-        let mut all: HashMap<String, Runs> = HashMap::new();
+    /// What became of each call, by what the logs say.
+    ///
+    /// The thread that runs a task writes a line before and after it, into a file, and goes on when that has happened: no kill takes
+    /// a line back or writes it twice, be it the worker's, RabbitMQ's or Redis's.
+    pub(crate) fn calls(&self) -> Result<HashMap<String, Call>> {
+        let mut all: HashMap<String, Call> = HashMap::new();
         for number in 0..self.running.len() {
             let log = self.log(number);
             let lines =
@@ -109,14 +114,20 @@ impl Workers {
             for entry in
                 lines.map_while(Result::ok).filter_map(|line| serde_json::from_str::<Value>(&line).ok())
             {
-                if entry["message"] != "task received" {
+                let (Some(id), Some(message), Some(time)) =
+                    (entry["id"].as_str(), entry["message"].as_str(), entry["timestamp"].as_str())
+                else {
                     continue;
-                }
-                let Some(id) = entry["id"].as_str() else { continue };
-                let runs = all.entry(id.to_owned()).or_default();
-                match entry["redelivered"].as_bool() {
-                    Some(true) => runs.of_redelivered += 1,
-                    _ => runs.of_first_deliveries += 1,
+                };
+                let call = all.entry(id.to_owned()).or_default();
+                match message {
+                    "task received" if entry["redelivered"] == false => call.sent += 1,
+                    // A copy comes for it, that nobody had before either.
+                    "to be run later: it waits in the broker" => call.put_off += 1,
+                    "the task begins" => call.begun.push(time.to_owned()),
+                    "the task has ended" if entry["succeeded"] == true => call.ended += 1,
+                    "task succeeded" => call.stored.push(time.to_owned()),
+                    _ => {}
                 }
             }
         }
@@ -124,11 +135,69 @@ impl Workers {
     }
 }
 
-/// How often a call was begun.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Runs {
-    /// From messages that nobody had before. More than one means that the call was sent more than once.
-    pub(crate) of_first_deliveries: usize,
-    /// From messages that were given to somebody before, who did not acknowledge them.
-    pub(crate) of_redelivered: usize,
+/// What became of a call. Times are as in the logs: texts that sort as the times do.
+#[derive(Debug, Default)]
+pub(crate) struct Call {
+    /// How many messages it came in that nobody had before. More than one means that it was sent more than once.
+    sent: usize,
+    /// How many of these were to replace another.
+    put_off: usize,
+    /// When it was begun.
+    begun: Vec<String>,
+    /// How often the task came to its end.
+    ended: usize,
+    /// When a worker was done with it, its result being stored.
+    stored: Vec<String>,
+}
+
+/// What was done beyond the first time.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(crate) struct Again {
+    /// Tasks begun.
+    begun: usize,
+    /// Tasks that came to their end. The others that were begun again had been cut off in the middle, and so without any effect of
+    /// their last step.
+    ended: usize,
+    /// Tasks begun although their result was stored, and the worker that did so had gone on.
+    pub(crate) stored: usize,
+    /// Calls sent: what sent them was run again, or did not learn that it had.
+    sent: usize,
+}
+
+impl Again {
+    pub(crate) fn of<'a>(calls: impl Iterator<Item = &'a Call>) -> Self {
+        let mut again = Self::default();
+        for call in calls {
+            let is_stored = |begun: &&String| call.stored.iter().any(|stored| stored < *begun);
+            again.begun += call.begun.len().saturating_sub(1);
+            again.ended += call.ended.saturating_sub(1);
+            again.stored += call.begun.iter().filter(is_stored).count();
+            again.sent += call.sent.saturating_sub(call.put_off + 1);
+        }
+        again
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_cut_off_had_ended_or_was_stored_before_it_began_again_is_told_apart() {
+        let call = |begun: &[&str], ended, stored: &[&str]| Call {
+            begun: begun.iter().map(|&time| time.to_owned()).collect(),
+            ended,
+            stored: stored.iter().map(|&time| time.to_owned()).collect(),
+            ..Call::default()
+        };
+        let again = |call: Call| {
+            let Again { begun, ended, stored, sent: _ } = Again::of([&call].into_iter());
+            [begun, ended, stored]
+        };
+        assert_eq!(again(call(&["1"], 1, &["2"])), [0, 0, 0]);
+        assert_eq!(again(call(&["1", "4"], 1, &["5"])), [1, 0, 0], "cut off");
+        assert_eq!(again(call(&["1", "4"], 2, &["5"])), [1, 1, 0], "ended");
+        // Of two workers' logs, the later's may be read first.
+        assert_eq!(again(call(&["4", "1"], 2, &["5", "2"])), [1, 1, 1], "stored");
+    }
 }
