@@ -1,6 +1,7 @@
-//! The examples, called by the Python programs beside them, give the answers that the articles they come from have.
+//! The examples, called by the Python programs beside them or by themselves, give the answers that the articles they come from have.
 
 use std::{
+    ffi::OsStr,
     fs,
     process::{Command, Stdio},
     time::Duration,
@@ -8,20 +9,27 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::support::{Broker, EXAMPLES, env, eventually, example, stored, unique, within, worker};
+use crate::support::{
+    Broker, EXAMPLES, env, eventually, example, example_file, stored, unique, within, worker,
+};
 
 /// One of the Python programs.
 fn python(queue: &str) -> Command {
-    let mut python = Command::new(env("PYTHON"));
-    python.current_dir(EXAMPLES).env("PYTHONDONTWRITEBYTECODE", "1");
-    python.env("BROKER", env("AMQP_URL")).env("RESULTS", env("REDIS_URL")).env("POSITIONS", env("REDIS_URL"));
-    python.env("QUEUE", queue);
+    let mut python = client(env("PYTHON"), queue);
+    python.current_dir(EXAMPLES).env("PYTHONDONTWRITEBYTECODE", "1").env("POSITIONS", env("REDIS_URL"));
     python
 }
 
+/// A program that calls tasks.
+fn client(program: impl AsRef<OsStr>, queue: &str) -> Command {
+    let mut client = Command::new(program);
+    client.env("BROKER", env("AMQP_URL")).env("RESULTS", env("REDIS_URL")).env("QUEUE", queue);
+    client
+}
+
 /// What it prints.
-fn output(python: &mut Command) -> Value {
-    let output = python.stderr(Stdio::inherit()).output().unwrap();
+fn output(client: &mut Command) -> Value {
+    let output = client.stderr(Stdio::inherit()).output().unwrap();
     assert!(output.status.success());
     serde_json::from_slice(&output.stdout).unwrap()
 }
@@ -100,6 +108,17 @@ async fn numbers_are_multiplied() {
         "starmap": [4, 16],
     });
     assert_eq!(output(python(&queue).arg("multiply.py")), expected);
+    broker.remove(&queue);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ and Redis: AMQP_URL, MANAGEMENT_URL, REDIS_URL"]
+async fn a_program_calls_tasks_of_its_own() {
+    let queue = unique("words");
+    let broker = Broker::connect().await;
+    let _worker = example("words", &queue).ready();
+    let mut client = client(example_file("words"), &queue);
+    assert_eq!(output(client.args(["count", "to be or", "not to be"])), 6);
     broker.remove(&queue);
 }
 

@@ -22,7 +22,7 @@ pub(crate) use self::{
         Call, Celery, EXAMPLES, EventDump, EventWatch, PythonWorker, canvas, celery, control, delays,
         inspect, routes, values_that_change,
     },
-    worker::{WorkerProcess, example, worker},
+    worker::{WorkerProcess, example, example_file, worker},
 };
 
 /// Longest wait for anything that should take a moment.

@@ -2,7 +2,7 @@
 
 use std::{
     io::{BufRead, BufReader},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex},
     thread,
@@ -30,12 +30,17 @@ pub(crate) fn worker(queue: &str) -> Start {
     program(Path::new(env!("CARGO_BIN_EXE_soloist-worker")), queue)
 }
 
-/// The same of one of the examples, which `cargo test` builds too.
+/// The same of one of the examples.
 pub(crate) fn example(name: &str, queue: &str) -> Start {
+    program(&example_file(name), queue)
+}
+
+/// The program of an example, which `cargo test` builds too.
+pub(crate) fn example_file(name: &str) -> PathBuf {
     let stock = Path::new(env!("CARGO_BIN_EXE_soloist-worker"));
     let example = stock.with_file_name("examples").join(name);
     assert!(example.exists(), "build it first: cargo build -p soloist-worker --examples");
-    program(&example, queue)
+    example
 }
 
 fn program(file: &Path, queue: &str) -> Start {
