@@ -473,7 +473,15 @@ impl Canvas {
         let deadline = Instant::now() + DISPATCHING_PATIENCE;
         loop {
             match self.insist("count a part of a chord", || redis.report_chord_part(part, token)).await? {
-                ChordProgress::Claimed => break,
+                ChordProgress::Claimed => {
+                    let results = self.insist("read a chord", || redis.chord_results(group_id)).await?;
+                    let extend = || redis.extend_chord_claim(group_id, token);
+                    if self.insist("claim a chord", extend).await? {
+                        return Ok(Some(results));
+                    }
+                    // Redis was away for so long. To report the part once more tells whether somebody else has taken over.
+                    warn!(id, group_id, "the claim of a chord has expired");
+                }
                 ChordProgress::Waiting | ChordProgress::Done => return Ok(None),
                 ChordProgress::Dispatching if Instant::now() < deadline => sleep(DISPATCHING_POLL).await,
                 ChordProgress::Dispatching => {
@@ -482,12 +490,6 @@ impl Canvas {
                 }
             }
         }
-        let results = self.insist("read a chord", || redis.chord_results(group_id)).await?;
-        if !self.insist("claim a chord", || redis.extend_chord_claim(group_id, token)).await? {
-            warn!(id, group_id, "another worker has taken over a chord");
-            return Ok(None);
-        }
-        Ok(Some(results))
     }
 
     /// Whether the end of a chord's body is stored.

@@ -360,6 +360,33 @@ async fn a_busy_worker_keeps_its_connection() {
     broker.remove(&queue);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ and Redis: AMQP_URL, MANAGEMENT_URL, REDIS_URL"]
+async fn a_chord_whose_claim_expired_while_redis_was_away_is_claimed_again() {
+    let (queue, group, body_id) = (unique("claim"), unique("group"), unique("body"));
+    let broker = Broker::connect().await;
+    let (proxy, results) = redis_proxy(true);
+    let worker = worker(&queue).env("SOLOIST_RESULTS", &results).ready();
+    let body = json!({
+        "task": "tasks.add", "args": [1, 2], "kwargs": {}, "immutable": true, "chord_size": 1, "options": {"task_id": body_id, "queue": queue},
+    });
+    let mut message = Message::call(&format!("{group}-0"), "tasks.add", &json!([1, 2]))
+        .header("group", json!(group))
+        .header("group_index", json!(0));
+    message.body = json!([[1, 2], {}, {"chord": body}]).to_string().into_bytes();
+    proxy.silence_at("ZRANGE");
+    broker.publish(&queue, message).await;
+    eventually("the chord is claimed", || proxy.is_silent().then_some(()));
+    let mut direct = redis::Client::open(env("REDIS_URL")).unwrap().get_connection().unwrap();
+    redis::cmd("DEL").arg(format!("celery-taskset-meta-{group}.c")).exec(&mut direct).unwrap();
+    proxy.silence(false);
+    worker.wait_for("the claim of a chord has expired", |_| true);
+    let (meta, _) = eventually("the body is called", || stored(&body_id));
+    assert_eq!(meta["result"], json!(3));
+    broker.wait_for_counts(&queue, 0, 0).await;
+    broker.remove(&queue);
+}
+
 /// A proxy for Redis, that is up or not, and the URL of Redis behind it.
 fn redis_proxy(up: bool) -> (Proxy, String) {
     let redis = env("REDIS_URL");

@@ -23,6 +23,7 @@ struct State {
     open: Mutex<Vec<TcpStream>>,
     silent: Mutex<bool>,
     speaks: Condvar,
+    hold_at: Mutex<Option<&'static str>>,
 }
 
 impl Proxy {
@@ -44,6 +45,7 @@ impl Proxy {
             open: Mutex::default(),
             silent: Mutex::default(),
             speaks: Condvar::new(),
+            hold_at: Mutex::default(),
         });
         let shared = Arc::clone(&state);
         thread::spawn(move || {
@@ -81,6 +83,16 @@ impl Proxy {
         *self.state.silent.lock().unwrap() = silent;
         self.state.speaks.notify_all();
     }
+
+    /// Falls silent just before the next request in which this stands.
+    pub(crate) fn silence_at(&self, words: &'static str) {
+        *self.state.hold_at.lock().unwrap() = Some(words);
+    }
+
+    /// Whether it holds back what is sent.
+    pub(crate) fn is_silent(&self) -> bool {
+        *self.state.silent.lock().unwrap()
+    }
 }
 
 fn pump(state: &Arc<State>, mut from: TcpStream, mut to: TcpStream) {
@@ -88,6 +100,11 @@ fn pump(state: &Arc<State>, mut from: TcpStream, mut to: TcpStream) {
     thread::spawn(move || {
         let mut buffer = [0; 16 << 10];
         while let Ok(length @ 1..) = from.read(&mut buffer) {
+            let stands =
+                |words: &mut &str| buffer[..length].windows(words.len()).any(|sent| sent == words.as_bytes());
+            if state.hold_at.lock().unwrap().take_if(stands).is_some() {
+                *state.silent.lock().unwrap() = true;
+            }
             drop(state.speaks.wait_while(state.silent.lock().unwrap(), |silent| *silent).unwrap());
             if to.write_all(&buffer[..length]).is_err() {
                 break;
