@@ -89,7 +89,7 @@ pub(crate) async fn verdict(
         let attempts = header(delivery, HEADER).unwrap_or(0);
         return by_header(delivery.redelivered, is_counted_by_queue, attempts, limit, chance);
     };
-    let run = RunKey::new(&request.id, request.retries);
+    let run = RunKey::of(request);
     let begun = match results.insist("begin a run again", || redis.begin_again(&run), health, metrics).await {
         Ok(OtherRuns::Done) => return Verdict::Done,
         Ok(OtherRuns::Running) => return Verdict::Elsewhere,
@@ -134,7 +134,7 @@ pub(crate) async fn hold(
     // Few calls come to this.
     Box::pin(async {
         let Some(redis) = results.redis(health, metrics).await else { return std::future::pending().await };
-        let run = RunKey::new(&request.id, request.retries);
+        let run = RunKey::of(request);
         loop {
             if let Err(error) = redis.hold_run(&run, node, HELD).await {
                 debug!(id = request.id, %error, "others can't be told that the task runs here");
@@ -161,7 +161,7 @@ pub(crate) async fn forget(
         return;
     }
     let Some(redis) = results.redis(health, metrics).await else { return };
-    if let Err(error) = redis.forget_run(&RunKey::new(&request.id, request.retries), node).await {
+    if let Err(error) = redis.forget_run(&RunKey::of(request), node).await {
         debug!(id = request.id, %error, "that the task was begun stays counted, or that it runs here known");
     }
 }

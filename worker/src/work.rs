@@ -94,9 +94,9 @@ impl Work {
             }
         };
         let request = &admitted.request;
-        if delivery.redelivered && self.done.recall(request) {
+        if let Some(disposition) = delivery.redelivered.then(|| self.done.recall(request)).flatten() {
             info!(id = request.id, task = request.task, "done already, before the connection was lost");
-            delivery.settle(Disposition::Ack, Some(request));
+            delivery.settle(disposition, Some(request));
             return None;
         }
         if is_delay_exchange(delivery.exchange.as_str()) {

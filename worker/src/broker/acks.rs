@@ -192,7 +192,7 @@ impl Acks {
                         let id = call.as_ref().map(|call| &call.id);
                         warn!(id, %error, "not acknowledged: the broker will deliver the message again");
                         if let Some(call) = call {
-                            done.remember(call);
+                            done.remember(call, disposition);
                         }
                     }
                 }

@@ -1,6 +1,7 @@
 //! A call that takes the place of another.
 
 use celery_protocol::{Map, Request, Signature};
+use serde_json::Value;
 
 use super::{FollowError, list};
 
@@ -21,8 +22,18 @@ pub(super) fn replacement(request: &Request, signature: Signature) -> Result<(Si
     for errback in request.embed.errbacks.iter().flatten() {
         signature = signature.link_error(errback.clone());
     }
+    let nesting = request.replaced_task_nesting + 1;
+    if signature.subtask_type.as_deref() == Some("chain") {
+        // The last step has the id of what is replaced as well.
+        let steps = signature.kwargs.get_mut("tasks").and_then(Value::as_array_mut);
+        for step in steps.into_iter().flatten() {
+            if let Some(options) = step.get_mut("options").and_then(Value::as_object_mut) {
+                options.insert("replaced_task_nesting".to_owned(), nesting.into());
+            }
+        }
+    }
     let mut overrides = Map::new();
-    let mut put = |name: &str, value: serde_json::Value| {
+    let mut put = |name: &str, value: Value| {
         if !value.is_null() {
             overrides.insert(name.to_owned(), value);
         }
@@ -32,7 +43,7 @@ pub(super) fn replacement(request: &Request, signature: Signature) -> Result<(Si
     put("group_index", request.group_index.into());
     put("chord", request.embed.chord.as_deref().map(super::value_of).into());
     put("ignore_result", request.ignore_result.into());
-    put("replaced_task_nesting", (request.replaced_task_nesting + 1).into());
+    put("replaced_task_nesting", nesting.into());
     if let Some(rest) = request.embed.chain.as_deref().filter(|rest| !rest.is_empty()) {
         put("chain", list(rest));
     }
@@ -75,8 +86,13 @@ mod tests {
         assert_eq!(tasks, ["t.last", "t.next", "t.second"]);
         let second = &rest[2]["options"];
         assert_eq!(
-            (&second["task_id"], &second["group_id"], &second["group_index"]),
-            (&json!("id1"), &json!("g"), &json!(1))
+            (
+                &second["task_id"],
+                &second["group_id"],
+                &second["group_index"],
+                &second["replaced_task_nesting"]
+            ),
+            (&json!("id1"), &json!("g"), &json!(1), &json!(1))
         );
         assert_eq!(
             (&second["chord"]["task"], &second["link"][0]["task"]),
@@ -92,7 +108,11 @@ mod tests {
         let (signature, overrides) = replacement(&request, group).unwrap();
         let plan = canvas::plan(signature, &[], overrides, &mut || "new".into()).unwrap();
         assert_eq!((plan.calls.len(), plan.result.id.as_str()), (2, "id1"));
-        assert_eq!(plan.calls[0].options["chord"]["task"], "celery.accumulate");
+        let body = &plan.calls[0].options["chord"];
+        assert_eq!(
+            (&body["task"], &body["options"]["replaced_task_nesting"]),
+            (&json!("celery.accumulate"), &json!(1))
+        );
         let member = Signature::new("t.a").set("chord", json!({"task": "t.body"}));
         assert!(replacement(&request, member).is_err());
     }

@@ -2,6 +2,7 @@
 //! it was begun. Keys of our own: Celery's workers know nothing of them.
 
 use super::{RedisResults, StoreError};
+use celery_protocol::Request;
 use redis::Script;
 use std::time::Duration;
 
@@ -28,15 +29,17 @@ redis.call("DEL", KEYS[2])
 if redis.call("GET", KEYS[1]) == ARGV[1] then redis.call("DEL", KEYS[1]) end
 "#;
 
-/// One run of a call: a retry is another.
+/// One run of a call: a retry is another, and so is what replaces it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunKey(String);
 
 impl RunKey {
-    /// The run of the call of this id that was retried so often.
+    /// The run that a message asks for.
     #[must_use]
-    pub fn new(task_id: &str, retries: u32) -> Self {
-        Self(format!("soloist-run-{task_id}-{retries}"))
+    pub fn of(request: &Request) -> Self {
+        let Request { id, retries, replaced_task_nesting: nesting, .. } = request;
+        let replaced = if *nesting == 0 { String::new() } else { format!("-{nesting}") };
+        Self(format!("soloist-run-{id}-{retries}{replaced}"))
     }
 
     fn get(&self, what: &str) -> String {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::support::{setting, unique};
 use celery_client::results::{OtherRuns, RedisResults, ResultStoreAddress, RunKey};
+use celery_protocol::{Arguments, Request};
 
 #[tokio::test]
 #[ignore = "needs Redis: REDIS_URL"]
@@ -12,7 +13,7 @@ async fn a_run_that_came_to_an_end_is_no_longer_counted() {
         panic!("not Redis")
     };
     let redis = RedisResults::connect(&address).await.unwrap();
-    let run = RunKey::new(&unique("client-test"), 0);
+    let run = RunKey::of(&Request::new("tk.add", unique("client-test"), Arguments::default()));
     for begun in 1..=2 {
         assert_eq!(redis.begin_again(&run).await.unwrap(), OtherRuns::Begun(begun));
     }
