@@ -1,7 +1,7 @@
 //! Chords in Redis: counting the parts of a header, under the keys and by the rules of Celery 5.7.
 //!
 //! All keys begin with the group's, `P`. `P.s` holds how many parts there are, `P.j` those that are in, by their index,
-//! `P.t` how many were added later, `P.d` who has been counted, and `P.c` who dispatches the body: a claim, and then
+//! `P.t` how many were added later, `P.a` which (where we did that), `P.d` who has been counted, and `P.c` who dispatches the body: a claim, and then
 //! `done`. Workers of Celery 5.6 and older know only the first three; they and we can serve the same chord.
 
 use super::groups::SavedGroup;
@@ -157,7 +157,7 @@ impl RedisResults {
         let mut commands = redis::pipe();
         commands.atomic();
         if is_new {
-            commands.del(["c", "j", "t", "d"].map(|suffix| keys.get(suffix)).to_vec()).ignore();
+            commands.del(["c", "j", "t", "a", "d"].map(|suffix| keys.get(suffix)).to_vec()).ignore();
         }
         if let Some(header) = &chord.nested_header {
             commands.set_ex(&keys.group, SavedGroup::encode(header), EXPIRES_SECONDS).ignore();
