@@ -127,6 +127,9 @@ impl FollowError {
 /// Ids of what is added to a chord are numbered from here: nothing else that a call sends is so much.
 const ADDED_IDS: u32 = 1 << 31;
 
+/// Ids of what follows a call's end are numbered from here: it may have failed because not all that it sends could be sent.
+const ENDING_IDS: u32 = 1 << 30;
+
 /// The call that something follows.
 struct Parent<'a> {
     request: &'a Request,
@@ -295,7 +298,7 @@ impl Canvas {
         if let Ending::Retry { again, delay } = ending {
             return self.send_again(request, again, *delay, home).await;
         }
-        let mut parent = Parent::new(request, home);
+        let mut parent = Parent { ids: ENDING_IDS, ..Parent::new(request, home) };
         let mut parts = VecDeque::new();
         parts.extend(part_of(request, ending));
         if let Ending::Failure { exception, traceback } = ending {

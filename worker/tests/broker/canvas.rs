@@ -360,7 +360,7 @@ async fn what_can_not_be_sent_fails_the_task_that_it_follows() {
     let queue = unique("unsent");
     let broker = Broker::connect().await;
     broker.declare(&queue).await;
-    let _worker = worker(&queue).env("SOLOIST_CREATE_MISSING_QUEUES", "false").ready();
+    let worker = worker(&queue).env("SOLOIST_CREATE_MISSING_QUEUES", "false").ready();
     let key = unique("record");
     let outcomes = canvas(
         &env("REDIS_URL"),
@@ -379,6 +379,18 @@ async fn what_can_not_be_sent_fails_the_task_that_it_follows() {
         "OperationalError: `tasks.add`, which follows, can't be sent: no queue takes messages for `nowhere-at-all`"
     );
     assert!(own(1).starts_with("ValueError: `celery.loop`, which follows, can't be sent: "), "{}", own(1));
+
+    let call = |task: &str, options: Value| json!({"task": task, "args": [1], "kwargs": {}, "subtask_type": null, "immutable": true, "options": options});
+    let embed = json!({
+        "callbacks": [call("tasks.sleep", json!({}))],
+        "errbacks": [call("tasks.flaky", json!({}))],
+        "chain": [call("tasks.add", json!({"queue": "nowhere-at-all"}))],
+    });
+    let mut message = Message::call(&unique("id"), "tasks.add", &json!([1, 1]));
+    message.body = json!([[1, 1], {}, embed]).to_string().into_bytes();
+    broker.publish(&queue, message).await;
+    let received = |task: &str| worker.wait_for("task received", |entry| entry["task"] == task)["id"].clone();
+    assert_ne!(received("tasks.sleep"), received("tasks.flaky"));
     broker.remove(&queue);
 }
 
