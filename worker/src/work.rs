@@ -386,7 +386,12 @@ impl Work {
         let mut children = Vec::new();
         match settlement.sequel.as_deref().map(|sequel| &sequel.ending) {
             Some(Ending::Replaced(signature)) => {
+                if !additions.is_empty() {
+                    // Before what takes its place, which may be the chord's last member otherwise.
+                    Box::pin(self.canvas.add_to_chord(request, additions, &home)).await?;
+                }
                 Box::pin(self.canvas.replace(request, Signature::clone(signature), &home)).await?;
+                return Ok(settlement);
             }
             Some(Ending::Sent(signature)) => {
                 let handle = Box::pin(self.canvas.send(request, Signature::clone(signature), &home)).await?;

@@ -13,7 +13,7 @@ pub(super) fn register(worker: WorkerBuilder) -> WorkerBuilder {
         .register(Task::new("tasks.reject", reject).parameters(["requeue", "seconds"]))
         .register(Task::new("tasks.early", early).parameters(["seconds"]).acks_late(false))
         .register(Task::new("tasks.replace", replace).parameters(["signature"]))
-        .register(Task::new("tasks.grow", grow).parameters(["value", "members"]))
+        .register(Task::new("tasks.grow", grow).parameters(["value", "members", "instead"]))
         .register(Task::new("tasks.die", die).parameters(["seconds"]))
 }
 
@@ -67,10 +67,15 @@ fn replace(signature: Signature) -> Result<(), TaskError> {
     Err(TaskError::replace(signature))
 }
 
-/// Adds members to its chord, and returns a value for itself.
-fn grow(context: Context, value: i64, members: Vec<Signature>) -> Result<i64, TaskError> {
+/// Adds members to its chord, and returns a value for itself, or is replaced.
+fn grow(
+    context: Context,
+    value: i64,
+    members: Vec<Signature>,
+    instead: Option<Signature>,
+) -> Result<i64, TaskError> {
     members.into_iter().try_for_each(|member| context.add_to_chord(member))?;
-    Ok(value)
+    instead.map_or(Ok(value), |signature| Err(TaskError::replace(signature)))
 }
 
 /// Takes the whole worker with it, after some seconds.

@@ -532,8 +532,9 @@ async fn a_member_adds_members_to_its_chord() {
     let pair = Pair::start().await;
     let values = pair.values(&[
         "chord([rust('grow', 1, [rust('add', 2, 3), add.s(4, 5)]), rust('add', 10, 20)], xsum.s())",
+        "chord([rust('grow', 1, [rust('add', 2, 3)], add.s(4, 5)), rust('add', 10, 20)], xsum.s())",
     ]);
-    assert_eq!(values, [json!(45)]);
+    assert_eq!(values, [json!(45), json!(44)]);
     let outcomes = pair.run(&["rust('grow', 1, [add.s(1, 1)])"]);
     assert_eq!(outcomes[0]["message"], "this task is no member of a chord");
 }
