@@ -3,6 +3,7 @@
 use std::{
     collections::VecDeque,
     fmt,
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -19,7 +20,7 @@ use lapin::{
 use tokio::time::{Instant, timeout};
 use tracing::{debug, warn};
 
-use super::{ANSWER_TIMEOUT, answer};
+use super::ANSWER_TIMEOUT;
 use crate::{done::Done, settle::Disposition};
 
 /// How long an acknowledgement may wait for others while there is more in hand. If the worker dies meanwhile, so many
@@ -120,13 +121,20 @@ impl Acks {
 
     /// Acknowledges a message by itself, and waits until that has left for the broker; false if it can't be sent.
     pub(crate) async fn acknowledge(&self, tag: u64) -> bool {
-        {
+        let mut telling = pin!(self.channel.basic_ack(tag, BasicAckOptions::default()));
+        let told = {
             let mut open = self.open();
             let Some(slot @ Slot::InHand) = open.slot(tag) else { return false };
             *slot = Slot::Gone;
             open.in_hand -= 1;
+            // Polled once, it is on its way before an acknowledgement of all up to a later tag, which may come at once.
+            telling.as_mut().now_or_never()
+        };
+        // Only the connection's end ends this: one that left after it was given up would lose a call that was never run.
+        match told {
+            Some(told) => told.is_ok(),
+            None => telling.await.is_ok(),
         }
-        answer("acknowledge", self.channel.basic_ack(tag, BasicAckOptions::default())).await.is_ok()
     }
 
     /// When [`Acks::flush`] is due, if it is.
