@@ -86,11 +86,11 @@ impl Settlement {
         Self { sequel, ..self }
     }
 
-    /// A retry that could not be sent: the call has failed, and that is stored.
-    pub(crate) fn failed_after_all(self, exception: &Exception) -> Self {
+    /// A retry of a task that could not be sent: the call has failed, and that is stored.
+    pub(crate) fn failed_after_all(self, exception: &Exception, task: &Task) -> Self {
         let event = self.id.as_deref().map(|id| failed(id, exception));
         let report = Report::Failed { exception: exception.to_string(), traceback: None };
-        Self { event, counted: Counted::Failed, report, ..self }
+        Self { disposition: failed_disposition(task), event, counted: Counted::Failed, report, ..self }
     }
 }
 
@@ -568,6 +568,15 @@ mod tests {
         assert_eq!(exception, "ValueError('boom')");
         let settlement = failed(Task::new("t.add", || ()), Retry::default());
         assert_eq!(stored(&settlement)["result"], json!(null));
+    }
+
+    #[test]
+    fn a_retry_that_cannot_be_sent_is_a_failure_like_any_other() {
+        let task = || Task::new("t.add", || ()).acks_on_failure_or_timeout(false);
+        let retried = failed(task(), Retry::default());
+        assert_eq!(retried.disposition, Disposition::Ack);
+        let settlement = retried.failed_after_all(&Exception::builtin("OSError", "away"), &task());
+        assert_eq!((settlement.disposition, settlement.counted), (Disposition::Reject, Counted::Failed));
     }
 
     #[test]

@@ -427,8 +427,10 @@ impl Work {
         }
         if let Some(sequel) = &settlement.sequel {
             let failed = Box::pin(self.canvas.conclude(sequel, &home(delivery))).await;
-            if let Some(exception) = failed {
-                settlement = settlement.failed_after_all(&exception);
+            if let Some(exception) = failed
+                && let Some(task) = request.and_then(|request| self.registry.resolve(request))
+            {
+                settlement = settlement.failed_after_all(&exception, &task);
             }
         }
         if let (Disposition::Requeue, Some(request)) = (settlement.disposition, request) {
