@@ -4,7 +4,7 @@ use super::store::{ReplyAddress, StoreError};
 use crate::amqp::short;
 use celery_protocol::{TaskMeta, content};
 use lapin::options::BasicPublishOptions;
-use lapin::{BasicProperties, Channel, ErrorKind};
+use lapin::{BasicProperties, Channel, Confirmation, ErrorKind};
 
 /// Sends results to the queues of those who called.
 #[derive(Clone)]
@@ -25,7 +25,7 @@ impl RpcResults {
     /// is normal, and no error.
     ///
     /// # Errors
-    /// When the broker can't be reached, or takes no messages of that size.
+    /// When the broker can't be reached, or takes no messages of that size, or the queue is full.
     pub async fn store(&self, meta: &TaskMeta, reply: ReplyAddress<'_>) -> Result<bool, StoreError> {
         let Some(queue) = reply.queue.filter(|queue| !queue.is_empty()) else { return Ok(false) };
         let body = meta.encode();
@@ -43,8 +43,10 @@ impl RpcResults {
             .with_correlation_id(short(reply.correlation_id));
         let options = BasicPublishOptions::default();
         let sent = self.channel.basic_publish(short(""), short(queue), options, &body, properties).await;
-        sent.map_err(failed)?.await.map_err(failed)?;
-        Ok(true)
+        match sent.map_err(failed)?.await.map_err(failed)? {
+            Confirmation::Nack(_) => Err(StoreError::Refused { queue: queue.to_owned() }),
+            Confirmation::Ack(_) | Confirmation::NotRequested => Ok(true),
+        }
     }
 }
 

@@ -32,6 +32,12 @@ pub enum StoreError {
         /// What the broker says.
         source: lapin::Error,
     },
+    /// The caller's queue refused: it is full and set to refuse what is beyond its limit.
+    #[error("send the result to `{queue}`: it refused the message, it may be full")]
+    Refused {
+        /// The caller's queue.
+        queue: String,
+    },
     /// The broker can't be reached or refused.
     #[error("send the result to `{queue}`")]
     Rpc {
@@ -49,11 +55,12 @@ impl StoreError {
         match self {
             Self::Redis { source, .. } => source.is_connection_dropped() || source.is_timeout(),
             Self::Rpc { source, .. } => source.is_io_error() || source.can_be_recovered(),
-            Self::Damaged { .. } | Self::TooLarge { .. } => false,
+            Self::Damaged { .. } | Self::TooLarge { .. } | Self::Refused { .. } => false,
         }
     }
 
-    /// Whether asking again doesn't help: what is stored is no result, or what is to be stored is too large.
+    /// Whether asking again doesn't help: what is stored is no result, what is to be stored is too large, or a caller doesn't read
+    /// what is sent to it.
     #[must_use]
     pub fn is_permanent(&self) -> bool {
         // Redis 6 and older name the error of a script only in its text.
@@ -62,7 +69,7 @@ impl StoreError {
                 || source.detail().is_some_and(|detail| detail.contains("WRONGTYPE"))
         };
         match self {
-            Self::Damaged { .. } | Self::TooLarge { .. } => true,
+            Self::Damaged { .. } | Self::TooLarge { .. } | Self::Refused { .. } => true,
             Self::Redis { source, .. } => is_wrong(source),
             Self::Rpc { .. } => false,
         }

@@ -152,6 +152,27 @@ async fn a_result_over_rpc_that_is_too_large_for_the_broker_is_told_apart() {
 
 #[tokio::test]
 #[ignore = "needs RabbitMQ: AMQP_URL"]
+async fn a_result_over_rpc_that_a_full_queue_refuses_is_not_taken_for_sent() {
+    let name = unique("client-test");
+    let connection = connect(&address(), "test").await.unwrap();
+    let channel = connection.create_channel().await.unwrap();
+    channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
+    let mut full = FieldTable::default();
+    full.insert("x-max-length".into(), AMQPValue::LongInt(1));
+    full.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
+    let exclusive = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
+    channel.queue_declare(name.as_str().into(), exclusive, full).await.unwrap();
+    let value = serde_json::value::to_raw_value(&1).unwrap();
+    let meta = TaskMeta::success("id", value, jiff::Timestamp::now());
+    let reply = ReplyAddress { queue: Some(&name), correlation_id: "id" };
+    let results = RpcResults::new(channel);
+    assert!(results.store(&meta, reply).await.unwrap());
+    let error = results.store(&meta, reply).await.unwrap_err();
+    assert!(matches!(error, StoreError::Refused { .. }) && error.is_permanent(), "{error:?}");
+}
+
+#[tokio::test]
+#[ignore = "needs RabbitMQ: AMQP_URL"]
 async fn delayed_messages_come_to_a_queue_that_was_made_again() {
     let name = unique("client-test");
     let settings = Celery::builder(address()).default_queue(&*name).delay_in_broker(true);
