@@ -2,14 +2,15 @@
 
 use crate::amqp::short;
 use crate::queue::{QueueError, reply_code};
-use celery_protocol::delay;
+use celery_protocol::delay::{self, Level};
+use futures_util::future::try_join;
 use lapin::options::{ExchangeBindOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Connection, ExchangeKind};
 
 /// Makes the exchanges and queues that delayed messages wait in, those that are missing.
 ///
-/// They are there for all of a virtual host; a quick look tells whether that was done before.
+/// They are there for all of a virtual host; a quick look tells whether that was done before, and to its end.
 ///
 /// # Errors
 /// When the broker refuses: they exist with other settings, or the user may not make them.
@@ -19,10 +20,8 @@ pub async fn declare(connection: &Connection) -> Result<(), QueueError> {
     }
     let failed = |source| QueueError::new(&delay::entry_exchange(), source);
     let channel = connection.create_channel().await.map_err(failed)?;
-    declare_exchange(&channel, delay::DELIVERY_EXCHANGE).await.map_err(failed)?;
-    // From the last level to the first, so that whoever finds the first finds all of them.
-    let levels: Vec<_> = delay::levels().collect();
-    for level in levels.iter().rev() {
+    let mut before = None;
+    for level in delay::levels() {
         let failed = |source| QueueError::new(&level.name, source);
         let text = |text: &str| AMQPValue::LongString(text.into());
         let mut arguments = FieldTable::default();
@@ -34,19 +33,16 @@ pub async fn declare(connection: &Connection) -> Result<(), QueueError> {
         arguments.insert("x-dead-letter-strategy".into(), text("at-least-once"));
         let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
         channel.queue_declare(short(&level.name), durable, arguments).await.map_err(failed)?;
-        declare_exchange(&channel, &level.name).await.map_err(failed)?;
-        let (name, none) = (short(&level.name), FieldTable::default());
-        let bind = QueueBindOptions::default();
+        declare_exchange(&channel, &level.name, before.as_ref()).await.map_err(failed)?;
+        let (name, bind) = (short(&level.name), QueueBindOptions::default());
         channel
-            .queue_bind(name.clone(), name.clone(), short(&level.queue_key), bind, none.clone())
+            .queue_bind(name.clone(), name, short(&level.queue_key), bind, FieldTable::default())
             .await
             .map_err(failed)?;
-        let bind = ExchangeBindOptions::default();
-        channel
-            .exchange_bind(short(&level.next_exchange), name, short(&level.next_key), bind, none)
-            .await
-            .map_err(failed)?;
+        before = Some(level);
     }
+    // Last, as in Celery, so that whoever finds it finds all of them.
+    declare_exchange(&channel, delay::DELIVERY_EXCHANGE, before.as_ref()).await.map_err(failed)?;
     let _ = channel.close(200, short("done")).await;
     Ok(())
 }
@@ -74,25 +70,32 @@ pub async fn bind(connection: &Connection, queue: &str) -> Result<(), QueueError
     Ok(())
 }
 
-/// Whether the first exchange is there, on a channel that RabbitMQ closes if it is not.
+/// Whether the first and the last exchange are there, on a channel that RabbitMQ closes if one is not.
 async fn exists(connection: &Connection) -> Result<bool, QueueError> {
     let entry = delay::entry_exchange();
     let failed = |source| QueueError::new(&entry, source);
     let channel = connection.create_channel().await.map_err(failed)?;
-    let passive = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
-    let declared =
-        channel.exchange_declare(short(&entry), ExchangeKind::Topic, passive, FieldTable::default()).await;
-    match declared {
-        Ok(()) => {
-            let _ = channel.close(200, short("done")).await;
-            Ok(true)
+    for name in [&*entry, delay::DELIVERY_EXCHANGE] {
+        let passive = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
+        let none = FieldTable::default();
+        match channel.exchange_declare(short(name), ExchangeKind::Topic, passive, none).await {
+            Ok(()) => {}
+            Err(error) if reply_code(&error) == Some(404) => return Ok(false),
+            Err(error) => return Err(failed(error)),
         }
-        Err(error) if reply_code(&error) == Some(404) => Ok(false),
-        Err(error) => Err(failed(error)),
     }
+    let _ = channel.close(200, short("done")).await;
+    Ok(true)
 }
 
-async fn declare_exchange(channel: &Channel, name: &str) -> lapin::Result<()> {
+/// Makes an exchange, and leads to it what doesn't wait at the level before. Both are asked for at once: whoever is killed leaves
+/// both behind or none.
+async fn declare_exchange(channel: &Channel, name: &str, before: Option<&Level>) -> lapin::Result<()> {
     let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
-    channel.exchange_declare(short(name), ExchangeKind::Topic, durable, FieldTable::default()).await
+    let declare = channel.exchange_declare(short(name), ExchangeKind::Topic, durable, FieldTable::default());
+    let Some(before) = before else { return declare.await };
+    let (source, key) = (short(&before.name), short(&before.next_key));
+    let options = ExchangeBindOptions::default();
+    let bind = channel.exchange_bind(short(name), source, key, options, FieldTable::default());
+    try_join(declare, bind).await.map(drop)
 }

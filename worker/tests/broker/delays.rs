@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use celery_protocol::date;
+use celery_protocol::{date, delay};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -204,6 +204,28 @@ async fn celery_and_we_declare_the_same_delay_queues() {
             assert_eq!(delays(&url, &queue, "declare"), "declared");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ: AMQP_URL, MANAGEMENT_URL"]
+async fn delay_queues_that_are_half_made_are_made_to_their_end() {
+    let (vhost, queue) = (Vhost::create().await, unique("half"));
+    let url = vhost.amqp_url();
+    let broker = Broker::at(&url).await;
+    broker.declare(&queue).await;
+    let connection = celery_client::connect(&url.parse().unwrap(), "test").await.unwrap();
+    let channel = connection.create_channel().await.unwrap();
+    // All that there was when Celery was killed.
+    let entry = delay::entry_exchange();
+    let durable = lapin::options::ExchangeDeclareOptions { durable: true, ..Default::default() };
+    let topic = lapin::ExchangeKind::Topic;
+    channel.exchange_declare(entry.as_str().into(), topic, durable, Default::default()).await.unwrap();
+    celery_client::delays::declare(&connection).await.unwrap();
+    celery_client::delays::bind(&connection, &queue).await.unwrap();
+    let key = delay::routing_key(1, &queue).unwrap();
+    let (options, properties) = Default::default();
+    channel.basic_publish(entry.into(), key.into(), options, b"late", properties).await.unwrap();
+    broker.wait_for_counts(&queue, 1, 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
