@@ -96,8 +96,9 @@ impl PublishError {
         match self {
             Self::Connect(error) => error.category() != "access_refused",
             Self::Queue(QueueError::Declare { source, .. }) | Self::Lost { source, .. } => {
-                // Whatever the broker explained, it will explain again.
-                reply_code(source).is_none_or(|code| code == 320)
+                // Whatever the broker explained, it will explain again, unless it says that something is wrong with itself: it
+                // closes its connections (320), has too little of something (506) or an error within (541).
+                reply_code(source).is_none_or(|code| matches!(code, 320 | 506 | 541))
             }
             Self::Closed { .. } => true,
             Self::Queue(_) | Self::Unroutable { .. } | Self::Refused { .. } => false,

@@ -1,6 +1,6 @@
 use super::*;
 use lapin::message::{BasicReturnMessage, Delivery};
-use lapin::protocol::{AMQPError, AMQPSoftError};
+use lapin::protocol::{AMQPError, AMQPHardError, AMQPSoftError};
 
 type Told = oneshot::Receiver<Result<(), PublishError>>;
 
@@ -113,4 +113,17 @@ fn a_missing_exchange_is_the_fault_of_who_publishes_to_it() {
     assert!(told("", text).is_worth_a_retry());
     assert!(told("go", text).is_worth_a_retry());
     assert!(told("/", text).is_worth_a_retry());
+}
+
+#[test]
+fn an_error_within_the_broker_is_worth_a_retry() {
+    let lost = |kind: AMQPErrorKind| {
+        let source = ErrorKind::ProtocolError(AMQPError::new(kind, "".into())).into();
+        PublishError::Lost { routing_key: "queue".to_owned(), source }.is_worth_a_retry()
+    };
+    for hard in [AMQPHardError::CONNECTIONFORCED, AMQPHardError::RESOURCEERROR, AMQPHardError::INTERNALERROR]
+    {
+        assert!(lost(hard.into()));
+    }
+    assert!(!lost(AMQPHardError::NOTALLOWED.into()) && !lost(AMQPSoftError::PRECONDITIONFAILED.into()));
 }
