@@ -97,7 +97,7 @@ impl Context {
     }
 
     /// Makes another call a member of the chord that this one is a member of: the chord's body waits for it too. It is sent
-    /// when this task has returned a value, and not if it fails.
+    /// when this task has returned a value or is replaced, and not if it fails.
     ///
     /// # Errors
     /// A `ValueError` if this call is no member of a chord.
