@@ -10,7 +10,7 @@
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use celery_client::results::{OtherRuns, RunKey};
-use celery_protocol::{Request, Signature, State};
+use celery_protocol::{Message, Request, Signature, State, request::ATTEMPTS_HEADER};
 use lapin::{message::Delivery, types::AMQPValue};
 use serde_json::{Value, value::RawValue};
 use tokio::{sync::mpsc, time::sleep};
@@ -21,9 +21,6 @@ use crate::{health::Health, metrics::Metrics, results::Results};
 /// How often a call is begun without coming to an end, unless set. A worker may be killed for other reasons, so it is no small
 /// number.
 pub(crate) const DEFAULT_LIMIT: u32 = 10;
-
-/// Header of a message that there may be two of: how often it had come back.
-const HEADER: &str = "soloist-attempts";
 
 /// Headers of a quorum queue's messages that came back. RabbitMQ 4.3 counts in the second one alone what was only given back; before, all
 /// was counted in the first.
@@ -60,19 +57,24 @@ pub(crate) enum Verdict {
 
 /// Whether a message may have been delivered before, to this worker or another.
 pub(crate) fn is_redelivered(delivery: &Delivery) -> bool {
-    delivery.redelivered || header(delivery, HEADER).is_some()
+    delivery.redelivered || header(delivery, ATTEMPTS_HEADER).is_some()
 }
 
 /// The header that a copy of this message needs, if any.
 pub(crate) fn mark(delivery: &Delivery) -> Option<(String, Value)> {
-    let before = header(delivery, HEADER);
+    let before = header(delivery, ATTEMPTS_HEADER);
     let attempts = before.unwrap_or(0) + u32::from(delivery.redelivered);
-    is_redelivered(delivery).then(|| (HEADER.to_owned(), attempts.into()))
+    is_redelivered(delivery).then(|| (ATTEMPTS_HEADER.to_owned(), attempts.into()))
 }
 
 /// The call with that header, if it may have been sent before.
 pub(crate) fn sent_again(call: Signature) -> Signature {
-    call.header(HEADER, 0)
+    call.header(ATTEMPTS_HEADER, 0)
+}
+
+/// Gives a message that header, as it may have been sent before.
+pub(crate) fn mark_again(message: &mut Message) {
+    message.headers.entry(ATTEMPTS_HEADER).or_insert(0.into());
 }
 
 /// What is to be done with a message that came back and may now begin. `chance` is uniform in 0 to 1.
@@ -86,7 +88,7 @@ pub(crate) async fn verdict(
 ) -> Verdict {
     let Some(redis) = results.redis(health, metrics).await else {
         let is_counted_by_queue = QUEUE_COUNTS.iter().any(|count| header(delivery, count).is_some());
-        let attempts = header(delivery, HEADER).unwrap_or(0);
+        let attempts = header(delivery, ATTEMPTS_HEADER).unwrap_or(0);
         return by_header(delivery.redelivered, is_counted_by_queue, attempts, limit, chance);
     };
     let run = RunKey::of(request);

@@ -10,12 +10,13 @@ use crate::delays;
 use crate::queue::{self, QueueError, reply_code};
 use crate::results::Replies;
 use crate::retry_policy::RetryPolicy;
+use celery_protocol::request::ATTEMPTS_HEADER;
 use futures_util::StreamExt;
 use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::FuturesUnordered;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::protocol::AMQPErrorKind;
-use lapin::types::ShortString;
+use lapin::types::{AMQPValue, ShortString};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ErrorKind};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -208,7 +209,7 @@ impl Publisher {
     /// Publishes what `message` makes for a link, and waits until the broker has it.
     ///
     /// After a lost connection it is published again, as Celery does, so that a message whose confirm was lost arrives
-    /// twice under the same task id. The queue that it is for is made if it is missing and that is wanted; for a `delayed`
+    /// twice under the same task id; the second says so in [`ATTEMPTS_HEADER`]. The queue that it is for is made if it is missing and that is wanted; for a `delayed`
     /// message the delay queues are made too.
     ///
     /// RabbitMQ closes the channel because of some messages (too large, for one), and does not say which: each that was on
@@ -220,6 +221,7 @@ impl Publisher {
         message: impl Fn(&Link) -> Outgoing,
     ) -> Result<(), PublishError> {
         let mut delays = self.retry.delays();
+        let mut may_have_arrived = false;
         loop {
             let attempt = async {
                 let link = self.link().await?;
@@ -229,11 +231,12 @@ impl Publisher {
                 if let Some(queue) = queue.filter(|_| delayed) {
                     Box::pin(self.declare_delays(&link, queue)).await?;
                 }
-                match link.publish(message(&link)).await {
+                let outgoing = message(&link);
+                match link.publish(if may_have_arrived { sent_again(outgoing) } else { outgoing }).await {
                     Err(error) if error.may_be_of_another() => {
                         // Nobody closes it, so that this always gives a permit.
                         let _permit = self.alone.acquire().await;
-                        Box::pin(link.publish_alone(message(&link))).await
+                        Box::pin(link.publish_alone(sent_again(message(&link)))).await
                     }
                     published => published,
                 }
@@ -243,6 +246,7 @@ impl Publisher {
                 settled => return settled,
             };
             let Some(delay) = delays.next() else { return Err(error) };
+            may_have_arrived |= matches!(error, PublishError::Lost { .. } | PublishError::Closed { .. });
             tracing::warn!(error = &error as &dyn std::error::Error, ?delay, "publish again");
             tokio::time::sleep(delay).await;
         }
@@ -353,6 +357,16 @@ impl Link {
         }
         result
     }
+}
+
+/// The message, saying that it may have arrived before: who gets it looks whether it is done already.
+fn sent_again(mut outgoing: Outgoing) -> Outgoing {
+    let mut headers = outgoing.properties.headers().clone().unwrap_or_default();
+    if !headers.contains_key(ATTEMPTS_HEADER) {
+        headers.insert(ATTEMPTS_HEADER.into(), AMQPValue::LongInt(0));
+    }
+    outgoing.properties = outgoing.properties.with_headers(headers);
+    outgoing
 }
 
 /// Publishes, and waits until the message has left for the broker.

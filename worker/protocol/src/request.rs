@@ -6,7 +6,7 @@ mod error;
 mod retry;
 
 pub use error::{DecodeError, Malformed};
-pub use retry::{is_delivery_history, without_delivery_history};
+pub use retry::{ATTEMPTS_HEADER, is_delivery_history, without_delivery_history};
 
 use crate::{Arguments, Map, Signature};
 use jiff::Timestamp;

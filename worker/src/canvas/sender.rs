@@ -110,6 +110,7 @@ impl Sender {
             let wait = backoff.next(backoff::random());
             warn!(queue, %error, retry_in = ?wait, "can't put the message into its queue");
             tokio::time::sleep(wait).await;
+            attempts::mark_again(&mut message);
         }
     }
 

@@ -1,6 +1,7 @@
 use super::*;
 use lapin::message::{BasicReturnMessage, Delivery};
 use lapin::protocol::{AMQPError, AMQPHardError, AMQPSoftError};
+use lapin::types::FieldTable;
 
 type Told = oneshot::Receiver<Result<(), PublishError>>;
 
@@ -126,4 +127,19 @@ fn an_error_within_the_broker_is_worth_a_retry() {
         assert!(lost(hard.into()));
     }
     assert!(!lost(AMQPHardError::NOTALLOWED.into()) && !lost(AMQPSoftError::PRECONDITIONFAILED.into()));
+}
+
+#[test]
+fn what_is_sent_again_says_so_and_keeps_what_it_says() {
+    let headers = |before: FieldTable| {
+        let properties = BasicProperties::default().with_headers(before);
+        let (exchange, routing_key, body) = Default::default();
+        let again = sent_again(Outgoing { exchange, routing_key, properties, body });
+        serde_json::Value::from(crate::amqp::headers(again.properties.headers().as_ref().unwrap()))
+    };
+    let mut before = FieldTable::default();
+    before.insert("id".into(), AMQPValue::LongString("a".into()));
+    assert_eq!(serde_json::json!({"id": "a", ATTEMPTS_HEADER: 0}), headers(before.clone()));
+    before.insert(ATTEMPTS_HEADER.into(), AMQPValue::LongInt(2));
+    assert_eq!(serde_json::json!({"id": "a", ATTEMPTS_HEADER: 2}), headers(before));
 }

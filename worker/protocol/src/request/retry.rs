@@ -25,6 +25,9 @@ impl Request {
     }
 }
 
+/// Header of a message that there may be two of: how often it had come back. Ours; Celery's workers take no notice.
+pub const ATTEMPTS_HEADER: &str = "soloist-attempts";
+
 /// Headers without those that the broker (or a Soloist worker) added on the way: they tell of one delivery, and RabbitMQ drops a message whose
 /// `x-death` says that it goes in circles.
 #[must_use]
@@ -39,7 +42,7 @@ pub fn without_delivery_history(headers: &Map) -> Map {
 /// Whether the broker (or a Soloist worker) added the header of this name on the way.
 #[must_use]
 pub fn is_delivery_history(name: &str) -> bool {
-    matches!(name, "x-death" | "x-delivery-count" | "x-acquired-count" | "soloist-attempts")
+    matches!(name, "x-death" | "x-delivery-count" | "x-acquired-count" | ATTEMPTS_HEADER)
         || name.starts_with("x-first-death-")
         || name.starts_with("x-last-death-")
 }
