@@ -123,7 +123,7 @@ pub(crate) struct Publisher {
     confirms: bool,
     retry: RetryPolicy,
     replies: Option<Arc<Replies>>,
-    link: Mutex<Option<Link>>,
+    link: Mutex<Option<Arc<Link>>>,
     alone: Semaphore,
 }
 
@@ -188,22 +188,22 @@ impl Publisher {
     }
 
     /// The connection, made now if there is none.
-    pub(crate) async fn link(&self) -> Result<Link, PublishError> {
+    pub(crate) async fn link(&self) -> Result<Arc<Link>, PublishError> {
         let mut current = self.link.lock().await;
         if let Some(link) = current.as_mut().filter(|link| link.connection.status().connected()) {
             if !link.publishing.is_closed() {
-                return Ok(link.clone());
+                return Ok(Arc::clone(link));
             }
             // A new channel is enough: queues for answers last as long as the connection.
             if let Ok(publishing) = Box::pin(Publishing::open(&link.connection, self.confirms)).await {
-                link.publishing = publishing;
-                return Ok(link.clone());
+                *link = Arc::new(Link { publishing, ..Link::clone(link) });
+                return Ok(Arc::clone(link));
             }
         }
         *current = None;
         let opening = Link::open(&self.address, &self.name, self.confirms, self.replies.as_ref());
         let link = Box::pin(opening).await?;
-        Ok(current.insert(link).clone())
+        Ok(Arc::clone(current.insert(link.into())))
     }
 
     /// Publishes what `message` makes for a link, and waits until the broker has it.

@@ -133,10 +133,10 @@ impl Celery {
     async fn plan(&self, signature: &Signature) -> Result<Plan, SendError> {
         let mut signature = signature.chunks_as_group().unwrap_or_else(|| signature.clone());
         // Workers that go on with the canvas know neither this client's routes nor its queue for answers.
-        let reply_to = self.0.publisher.link().await?.reply_to;
+        let link = self.0.publisher.link().await?;
         canvas::change_calls(&mut signature, &mut |call| {
             self.0.routes.address(call);
-            if let Some(reply_to) = reply_to.as_deref().filter(|_| call.option("reply_to").is_none()) {
+            if let Some(reply_to) = link.reply_to.as_deref().filter(|_| call.option("reply_to").is_none()) {
                 call.options.insert("reply_to".to_owned(), reply_to.into());
             }
         })?;
