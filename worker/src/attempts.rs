@@ -22,6 +22,9 @@ use crate::{health::Health, metrics::Metrics, results::Results};
 /// number.
 pub(crate) const DEFAULT_LIMIT: u32 = 10;
 
+/// Header of what a worker sent to follow a task.
+const STEP: &str = "soloist-step";
+
 /// Headers of a quorum queue's messages that came back. RabbitMQ 4.3 counts in the second one alone what was only given back; before, all
 /// was counted in the first.
 const QUEUE_COUNTS: [&str; 2] = ["x-delivery-count", "x-acquired-count"];
@@ -67,7 +70,12 @@ pub(crate) fn mark(delivery: &Delivery) -> Option<(String, Value)> {
     is_redelivered(delivery).then(|| (ATTEMPTS_HEADER.to_owned(), attempts.into()))
 }
 
-/// The call with that header, if it may have been sent before.
+/// What follows a task, with a header that says so.
+pub(crate) fn step(call: Signature) -> Signature {
+    call.header(STEP, true)
+}
+
+/// The call with the header that says that there may be two of it.
 pub(crate) fn sent_again(call: Signature) -> Signature {
     call.header(ATTEMPTS_HEADER, 0)
 }
@@ -99,11 +107,23 @@ pub(crate) async fn verdict(
         // Somebody else's value under our key tells nothing.
         Err(_) => 0,
     };
-    match results.insist("read a result", || redis.get(&request.id), health, metrics).await {
-        Ok(Some(meta)) if meta.status == State::Success => Verdict::Succeeded(meta.result),
-        _ if begun > limit => Verdict::GiveUp(begun),
-        _ => Verdict::Run,
+    if is_step(delivery, request) {
+        let stored = results.insist("read a result", || redis.get(&request.id), health, metrics).await;
+        if let Ok(Some(meta)) = stored
+            && meta.status == State::Success
+        {
+            return Verdict::Succeeded(meta.result);
+        }
     }
+    if begun > limit { Verdict::GiveUp(begun) } else { Verdict::Run }
+}
+
+/// Whether the call is a step of a canvas, with an id that was made for it. Whoever sends a plain call may choose its id, and use
+/// the same again tomorrow: a result under that may be yesterday's.
+fn is_step(delivery: &Delivery, request: &Request) -> bool {
+    let goes_on = request.embed.chain.as_ref().is_some_and(|chain| !chain.is_empty());
+    let is_sequel = delivery.properties.headers().as_ref().is_some_and(|headers| headers.contains_key(STEP));
+    goes_on || request.group.is_some() || is_sequel
 }
 
 fn by_header(

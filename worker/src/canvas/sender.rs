@@ -57,7 +57,7 @@ impl Sender {
     /// # Errors
     /// When the task can't be sent as it is, or its queue doesn't exist or refuses it.
     pub(crate) async fn send(&self, call: Signature, parent: &Request, home: &Home) -> Result<(), SendError> {
-        let mut call = self.address(call, parent, home);
+        let mut call = attempts::step(self.address(call, parent, home));
         if home.is_redelivered {
             call = attempts::sent_again(call);
         }

@@ -330,6 +330,33 @@ async fn a_member_that_comes_back_after_its_success_was_stored_is_counted_and_no
     broker.remove(&queue);
 }
 
+/// What is stored under its id may be of another call.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
+async fn a_plain_call_that_comes_back_is_run_although_there_is_a_result() {
+    let queue = unique("daily");
+    let broker = Broker::connect().await;
+    broker.declare(&queue).await;
+    let id = unique("report");
+    let mut redis = redis::Client::open(env("REDIS_URL")).unwrap().get_connection().unwrap();
+    let meta = json!({
+        "status": "SUCCESS", "result": 7, "traceback": null, "children": [], "task_id": id,
+        "date_done": "2026-11-21T00:00:00+00:00",
+    });
+    redis::cmd("SETEX")
+        .arg(format!("celery-task-meta-{id}"))
+        .arg(600)
+        .arg(meta.to_string())
+        .exec(&mut redis)
+        .unwrap();
+    broker.publish(&queue, Message::call(&id, "tasks.add", &json!([1, 1]))).await;
+    broker.give_back(&queue).await;
+    let _worker = worker(&queue).ready();
+    eventually("it is run", || stored(&id).filter(|(meta, _)| meta["result"] == json!(2)));
+    broker.wait_for_counts(&queue, 0, 0).await;
+    broker.remove(&queue);
+}
+
 /// Whoever gets it looks whether it is done already.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
@@ -349,7 +376,7 @@ async fn what_a_task_that_came_back_sends_says_that_it_may_have_been_sent_before
     broker.give_back(&queue).await;
     let _worker = worker(&queue).ready();
     let (meta, _) = eventually("the next step is run", || stored(&next_id));
-    assert_eq!(meta["result"], json!({"soloist-attempts": 0}));
+    assert_eq!(meta["result"], json!({"soloist-attempts": 0, "soloist-step": true}));
     broker.wait_for_counts(&queue, 0, 0).await;
     broker.remove(&queue);
 }
