@@ -3,6 +3,7 @@
 use std::{path::PathBuf, time::Instant};
 
 use celery_client::{BrokerAddress, Celery, ResultStoreAddress};
+use celery_protocol::{State, TaskMeta};
 use clap::Args;
 
 use crate::{Outcome, on_this_thread};
@@ -17,6 +18,9 @@ pub(crate) struct Fetch {
     /// Ids, one a line
     #[arg(long)]
     ids: PathBuf,
+    /// What each result has to be
+    #[arg(long)]
+    value: serde_json::Value,
 }
 
 impl Fetch {
@@ -28,9 +32,14 @@ impl Fetch {
             let begun = Instant::now();
             let metas = celery.results(&ids).await?;
             let seconds = begun.elapsed().as_secs_f64();
-            match metas.iter().filter(|meta| meta.is_none()).count() {
-                0 => Ok(ids.len() as f64 / seconds),
-                missing => Err(format!("{missing} of {} results are missing", ids.len()).into()),
+            let expected = self.value.to_string();
+            let is_right = |meta: &&Option<TaskMeta>| {
+                meta.as_ref()
+                    .is_some_and(|meta| meta.status == State::Success && meta.result.get() == expected)
+            };
+            match metas.iter().filter(is_right).count() {
+                right if right == ids.len() => Ok(ids.len() as f64 / seconds),
+                right => Err(format!("of {} results only {right} are {expected}", ids.len()).into()),
             }
         })
     }

@@ -1,6 +1,7 @@
 //! The scenario of the demo, without Kubernetes: producers that post Fibonacci tasks and want each result.
 
 use std::{
+    path::PathBuf,
     sync::atomic::{AtomicU64, Ordering},
     thread,
     time::{Duration, Instant},
@@ -36,21 +37,31 @@ pub(crate) struct Produce {
     /// Argument of each task
     #[arg(long, default_value_t = 10)]
     fib: u64,
+    /// Write the ids of the tasks there, one a line
+    #[arg(long)]
+    ids: Option<PathBuf>,
 }
 
 impl Produce {
     pub(crate) fn run(self) -> Outcome<f64> {
         let begun = Instant::now();
         let next = AtomicU64::new(0);
-        thread::scope(|scope| {
+        let ids = thread::scope(|scope| {
             let producers: Vec<_> =
                 (0..self.producers).map(|_| scope.spawn(|| on_this_thread(self.produce(&next)))).collect();
-            producers.into_iter().try_for_each(|thread| thread.join().map_err(|_| "a thread panicked")?)
+            let joined =
+                producers.into_iter().map(|thread| thread.join().map_err(|_| "a thread panicked")?);
+            joined.collect::<Outcome<Vec<_>>>()
         })?;
-        Ok(self.tasks as f64 / begun.elapsed().as_secs_f64())
+        let seconds = begun.elapsed().as_secs_f64();
+        if let Some(file) = &self.ids {
+            std::fs::write(file, ids.concat().join("\n"))?;
+        }
+        Ok(self.tasks as f64 / seconds)
     }
 
-    async fn produce(&self, next: &AtomicU64) -> Outcome {
+    /// Sends as long as tasks are left, and gives back their ids.
+    async fn produce(&self, next: &AtomicU64) -> Outcome<Vec<String>> {
         let celery = Celery::builder(self.broker.clone()).results(self.results.clone()).connect().await?;
         let mine = std::iter::from_fn(|| {
             Some(next.fetch_add(1, Ordering::Relaxed)).filter(|number| *number < self.tasks)
@@ -60,19 +71,25 @@ impl Produce {
             self.call(&celery, queue)
         });
         let mut done = stream::iter(calls).buffer_unordered(OUTSTANDING);
-        while let Some(result) = done.next().await {
-            result?;
+        let mut ids = Vec::new();
+        while let Some(id) = done.next().await {
+            ids.push(id?);
         }
         celery.close().await;
-        Ok(())
+        Ok(ids)
     }
 
-    async fn call(&self, celery: &Celery, queue: &str) -> Outcome {
+    /// Gives the id of a call whose result was right.
+    async fn call(&self, celery: &Celery, queue: &str) -> Outcome<String> {
         let signature = Signature::new("tasks.fib").with_args(&(self.fib,))?.queue(queue);
         let result: AsyncResult = celery.send(&signature).await?;
         let value: u64 = result.get(PATIENCE).await?;
         let expected = fibonacci(self.fib);
-        if value == expected { Ok(()) } else { Err(format!("fib({}) is not {value}", self.fib).into()) }
+        if value == expected {
+            Ok(result.id().to_owned())
+        } else {
+            Err(format!("fib({}) is not {value}", self.fib).into())
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! How fast results are read by their ids.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use anyhow::Result;
 use e2e::{command, paths};
@@ -27,10 +27,7 @@ pub(crate) async fn all(stand: &Stand) -> Result<()> {
         let mut figures = Vec::new();
         for _ in 0..stand.runs {
             let mut command = if worker == "soloist" {
-                let mut command = Command::new(&stand.programs.load);
-                command.args(["fetch", "--broker", &stand.amqp_url, "--results", &stand.redis_url]);
-                command.arg("--ids").arg(&file);
-                command
+                stand.load_fetch(&file, "3")
             } else {
                 let mut command = celery(stand, "celery", "classic", Some(&stand.redis_url));
                 command.args(["celery_app.py", "fetch"]).arg(&file);
@@ -44,6 +41,16 @@ pub(crate) async fn all(stand: &Stand) -> Result<()> {
         step.done(format!("{median} results/s"));
     }
     Ok(())
+}
+
+impl Stand {
+    /// Our client, reading the results of the ids in a file, each of which is to be `value`.
+    pub(crate) fn load_fetch(&self, ids: &Path, value: &str) -> Command {
+        let mut command = Command::new(&self.programs.load);
+        command.args(["fetch", "--broker", &self.amqp_url, "--results", &self.redis_url]);
+        command.args(["--value", value, "--ids"]).arg(ids);
+        command
+    }
 }
 
 async fn store(stand: &Stand, ids: &[String]) -> Result<()> {
