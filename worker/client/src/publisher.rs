@@ -209,8 +209,8 @@ impl Publisher {
     /// Publishes what `message` makes for a link, and waits until the broker has it.
     ///
     /// After a lost connection it is published again, as Celery does, so that a message whose confirm was lost arrives
-    /// twice under the same task id; the second says so in [`ATTEMPTS_HEADER`]. The queue that it is for is made if it is missing and that is wanted; for a `delayed`
-    /// message the delay queues are made too.
+    /// twice under the same task id; the second says so in [`ATTEMPTS_HEADER`]. The queue that it is for is made if it is
+    /// missing and that is wanted; for a `delayed` message the delay queues are made too.
     ///
     /// RabbitMQ closes the channel because of some messages (too large, for one), and does not say which: each that was on
     /// its way is then published on a channel of its own.
