@@ -136,7 +136,7 @@ async fn a_time_limit_of_the_task_queue_ends_its_tasks() -> Result<()> {
 }
 
 /// Waits until as many workers are ready.
-async fn until_workers(test: &Test, name: &str, wanted: usize) -> Result<()> {
+pub(crate) async fn until_workers(test: &Test, name: &str, wanted: usize) -> Result<()> {
     wait::until(&format!("{wanted} ready workers"), soloist::START, || async {
         let pods = test.pods(name).await?;
         let ready = pods.iter().filter(|pod| soloist::is_ready(pod)).count();

@@ -1,5 +1,6 @@
 //! Soloist on a real cluster: what a user and the people on call would see.
 
+mod backlog;
 mod broker_outage;
 mod burst;
 mod deletion;

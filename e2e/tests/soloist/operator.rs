@@ -26,7 +26,8 @@ async fn lease(test: &Test) -> Result<Lease> {
     Ok(leases.get("soloist-operator").await?)
 }
 
-async fn leader(test: &Test) -> Result<String> {
+/// The operator's pod that leads.
+pub(crate) async fn leader(test: &Test) -> Result<String> {
     lease(test)
         .await?
         .spec
