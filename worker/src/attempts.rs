@@ -1,7 +1,7 @@
 //! Messages that come back: because another worker has lost its connection, or has died, perhaps of this very message.
 //!
 //! Where results are in Redis, workers tell each other there: a call that still runs elsewhere is left alone, one that is done, or
-//! whose success is stored, is acknowledged, and one that was begun too often is given up. Without Redis, nothing is known of other
+//! whose success is stored, is not run, and one that was begun too often is given up. Without Redis, nothing is known of other
 //! workers. A quorum queue then counts by itself and has a limit of its own. For a classic queue, which only tells that it has
 //! delivered a message before, the count is kept in a header: the message is replaced by a copy. The first goes to the end of the
 //! queue at once, as most that come back were only given back; later ones some random time later, so that their neighbours are run
@@ -15,6 +15,7 @@ use lapin::{message::Delivery, types::AMQPValue};
 use serde_json::{Value, value::RawValue};
 use tokio::{sync::mpsc, time::sleep};
 use tracing::debug;
+use uuid::Uuid;
 
 use crate::{health::Health, metrics::Metrics, results::Results};
 
@@ -22,8 +23,8 @@ use crate::{health::Health, metrics::Metrics, results::Results};
 /// number.
 pub(crate) const DEFAULT_LIMIT: u32 = 10;
 
-/// Header of what a worker sent to follow a task.
-const STEP: &str = "soloist-step";
+/// Header of what a worker sent to follow a task, with an id that was made for it alone.
+const SEQUEL_HEADER: &str = "soloist-sequel";
 
 /// Headers of a quorum queue's messages that came back. RabbitMQ 4.3 counts in the second one alone what was only given back; before, all
 /// was counted in the first.
@@ -70,9 +71,20 @@ pub(crate) fn mark(delivery: &Delivery) -> Option<(String, Value)> {
     is_redelivered(delivery).then(|| (ATTEMPTS_HEADER.to_owned(), attempts.into()))
 }
 
-/// What follows a task, with a header that says so.
-pub(crate) fn step(call: Signature) -> Signature {
-    call.header(STEP, true)
+/// Whether a message is what a worker sent to follow a task, with an id that was made for it alone.
+pub(crate) fn is_sequel(delivery: &Delivery) -> bool {
+    delivery.properties.headers().as_ref().is_some_and(|headers| headers.contains_key(SEQUEL_HEADER))
+}
+
+/// What follows a task, with the header that says so.
+pub(crate) fn sequel(call: Signature) -> Signature {
+    call.header(SEQUEL_HEADER, true)
+}
+
+/// Whether an id is of one call only: a random one, as clients make them, or one that was made from such. Who chooses an id himself
+/// may use the same again tomorrow.
+pub(crate) fn is_unique(id: &str, is_sequel: bool) -> bool {
+    is_sequel || Uuid::parse_str(id).is_ok_and(|id| id.get_version_num() == 4)
 }
 
 /// The call with the header that says that there may be two of it.
@@ -107,7 +119,8 @@ pub(crate) async fn verdict(
         // Somebody else's value under our key tells nothing.
         Err(_) => 0,
     };
-    if is_step(delivery, request) {
+    // Under another id this may be an earlier call's.
+    if is_unique(&request.id, is_sequel(delivery)) {
         let stored = results.insist("read a result", || redis.get(&request.id), health, metrics).await;
         if let Ok(Some(meta)) = stored
             && meta.status == State::Success
@@ -116,14 +129,6 @@ pub(crate) async fn verdict(
         }
     }
     if begun > limit { Verdict::GiveUp(begun) } else { Verdict::Run }
-}
-
-/// Whether the call is a step of a canvas, with an id that was made for it. Whoever sends a plain call may choose its id, and use
-/// the same again tomorrow: a result under that may be yesterday's.
-fn is_step(delivery: &Delivery, request: &Request) -> bool {
-    let goes_on = request.embed.chain.as_ref().is_some_and(|chain| !chain.is_empty());
-    let is_sequel = delivery.properties.headers().as_ref().is_some_and(|headers| headers.contains_key(STEP));
-    goes_on || request.group.is_some() || is_sequel
 }
 
 fn by_header(
@@ -225,6 +230,16 @@ mod tests {
         assert_eq!(crate::delay::whole_seconds(Duration::ZERO), 0, "needs no delay queues");
         assert!(matches!(verdict(false, 2), Verdict::Run));
         assert!(matches!(verdict(true, 2), Verdict::GiveUp(3)));
+    }
+
+    #[test]
+    fn an_id_that_somebody_chose_may_be_used_again() {
+        let random = Uuid::new_v4().to_string();
+        let made = Uuid::new_v5(&Uuid::NAMESPACE_OID, b"daily-report:0:0:1").to_string();
+        assert!(is_unique(&random, false));
+        for id in ["daily-report", &made] {
+            assert!(!is_unique(id, false) && is_unique(id, true), "{id}");
+        }
     }
 
     #[test]

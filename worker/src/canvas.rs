@@ -1,7 +1,7 @@
 //! What follows a task: its callbacks and errbacks, the next step of its chain, the chord that it is a part of.
 //!
 //! All of it is published with confirms before the task's own message is acknowledged. A message that is delivered again
-//! sends what follows again, under the same ids.
+//! sends what follows again, under the same ids, whether its task is run again or was found done.
 
 mod replace;
 mod sender;
@@ -28,6 +28,7 @@ use uuid::Uuid;
 
 pub(crate) use self::sender::{Home, Sender};
 use crate::{
+    attempts,
     health::Health,
     metrics::Metrics,
     results::{Results, describe},
@@ -296,7 +297,7 @@ impl Canvas {
     pub(crate) async fn conclude(&self, sequel: &Sequel, home: &Home) -> Option<Exception> {
         let Sequel { request, ending } = sequel;
         if let Ending::Retry { again, delay } = ending {
-            return self.send_again(request, again, *delay, home).await;
+            return self.send_retry(request, again, *delay, home).await;
         }
         let mut parent = Parent { ids: ENDING_IDS, ..Parent::new(request, home) };
         let mut parts = VecDeque::new();
@@ -314,16 +315,20 @@ impl Canvas {
         None
     }
 
-    async fn send_again(
+    async fn send_retry(
         &self,
         request: &Arc<Request>,
         again: &Request,
         delay: Duration,
         home: &Home,
     ) -> Option<Exception> {
-        let message = again.encode(Timestamp::now());
+        let mut message = again.encode(Timestamp::now());
+        if home.is_redelivered {
+            attempts::mark_again(&mut message);
+        }
         let mut sent = self.sender.forward(&home.queue, message.clone(), delay).await;
         if sent.is_err() {
+            attempts::mark_again(&mut message);
             // Whoever gets it looks at its eta, and holds it if there are no delay queues.
             sent = self.sender.forward(&home.queue, message, Duration::ZERO).await;
         }
@@ -358,8 +363,10 @@ impl Canvas {
         let plan = canvas::plan(signature, incoming, overrides, &mut || parent.new_id())?;
         if !plan.chords.is_empty() {
             let Some(redis) = self.chords().await else { return Err(FollowError::NoChords) };
+            // A chord under an id that was used before has nothing to do with this one.
+            let is_unique = attempts::is_unique(&parent.request.id, parent.home.is_sequel);
             for chord in &plan.chords {
-                let begin = || redis.begin_chord(chord, !parent.home.is_redelivered);
+                let begin = || redis.begin_chord(chord, !(parent.home.is_redelivered && is_unique));
                 self.insist("begin a chord", begin).await?;
             }
         }
@@ -477,10 +484,13 @@ impl Canvas {
         loop {
             match self.insist("count a part of a chord", || redis.report_chord_part(part, token)).await? {
                 ChordProgress::Claimed => {
-                    let results = self.insist("read a chord", || redis.chord_results(group_id)).await?;
                     let extend = || redis.extend_chord_claim(group_id, token);
+                    // Many results take longer to read than the first claim holds.
                     if self.insist("claim a chord", extend).await? {
-                        return Ok(Some(results));
+                        let results = self.insist("read a chord", || redis.chord_results(group_id)).await?;
+                        if self.insist("claim a chord", extend).await? {
+                            return Ok(Some(results));
+                        }
                     }
                     // Redis was away for so long. To report the part once more tells whether somebody else has taken over.
                     warn!(id, group_id, "the claim of a chord has expired");

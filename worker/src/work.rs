@@ -208,11 +208,17 @@ impl Work {
                 }
                 Verdict::Succeeded(value) => {
                     info!(id = request.id, task = request.task, "done already: its result is stored");
-                    // The chord may take its time, in which others can run.
+                    // What follows may take its time, in which others can run.
                     drop(ticket);
-                    // What follows the task was sent before its result was stored. Its chord is told after that, or was.
+                    // Its chord may not have been told. What follows was sent, but by a worker of Celery's without the broker's word.
+                    let home = home(delivery);
+                    if let Err(error) = self.canvas.advance(request, &value, &home).await {
+                        let settlement = fail_to_advance(admitted, &error, Timestamp::now());
+                        self.conclude(delivery, settlement, Some(request), None).await;
+                        return None;
+                    }
                     if let Some(sequel) = Sequel::new(request, Ending::Success(value)) {
-                        self.canvas.conclude(&sequel, &home(delivery)).await;
+                        self.canvas.conclude(&sequel, &home).await;
                     }
                     delivery.settle(Disposition::Ack, Some(request));
                     return None;
@@ -232,6 +238,8 @@ impl Work {
                     }
                 }
                 Verdict::GiveUp(deliveries) => {
+                    // Whoever takes it out of the dead letters wants it to be tried.
+                    self.forget_attempts(delivery, request, Duration::ZERO).await;
                     let settlement = give_up(admitted, deliveries, Timestamp::now());
                     self.conclude(delivery, settlement, Some(request), None).await;
                     return None;
@@ -409,6 +417,11 @@ impl Work {
         Ok(with_children(settlement, children))
     }
 
+    async fn forget_attempts(&self, delivery: &Arrival, request: &Request, ran: Duration) {
+        let (node, results) = (&self.node, &self.results);
+        attempts::forget(delivery, request, ran, node, results, &self.health, &self.metrics).await;
+    }
+
     /// Carries out what was decided: store, tell the chord and the rest of the chain, acknowledge, tell monitors.
     async fn conclude(
         &self,
@@ -434,10 +447,7 @@ impl Work {
             }
         }
         if let (Disposition::Requeue, Some(request)) = (settlement.disposition, request) {
-            let ran = runtime.unwrap_or_default();
-            let (node, results) = (&self.node, &self.results);
-            Box::pin(attempts::forget(delivery, request, ran, node, results, &self.health, &self.metrics))
-                .await;
+            Box::pin(self.forget_attempts(delivery, request, runtime.unwrap_or_default())).await;
         }
         delivery.settle(settlement.disposition, request);
         if let Some(event) = settlement.event {
@@ -494,6 +504,7 @@ fn home(delivery: &Arrival) -> Home {
         exchange: exchange.to_owned(),
         routing_key: routing_key.to_owned(),
         is_redelivered: attempts::is_redelivered(delivery),
+        is_sequel: attempts::is_sequel(delivery),
     }
 }
 

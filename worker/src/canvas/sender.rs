@@ -25,6 +25,8 @@ pub(crate) struct Home {
     pub(crate) routing_key: String,
     /// Whether the message may have been worked on before.
     pub(crate) is_redelivered: bool,
+    /// Whether a worker sent the message to follow a task, with an id that was made for it alone.
+    pub(crate) is_sequel: bool,
 }
 
 /// Sends tasks over a connection that is made when the first is sent.
@@ -57,7 +59,10 @@ impl Sender {
     /// # Errors
     /// When the task can't be sent as it is, or its queue doesn't exist or refuses it.
     pub(crate) async fn send(&self, call: Signature, parent: &Request, home: &Home) -> Result<(), SendError> {
-        let mut call = attempts::step(self.address(call, parent, home));
+        let mut call = self.address(call, parent, home);
+        if attempts::is_unique(&parent.id, home.is_sequel) {
+            call = attempts::sequel(call);
+        }
         if home.is_redelivered {
             call = attempts::sent_again(call);
         }
@@ -181,6 +186,7 @@ mod tests {
             exchange: exchange.to_owned(),
             routing_key: "red".to_owned(),
             is_redelivered: false,
+            is_sequel: false,
         }
     }
 

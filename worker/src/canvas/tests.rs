@@ -19,6 +19,7 @@ fn home() -> Home {
         exchange: String::new(),
         routing_key: "red".to_owned(),
         is_redelivered: false,
+        is_sequel: false,
     }
 }
 

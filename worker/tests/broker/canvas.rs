@@ -1,6 +1,7 @@
 //! Chains, callbacks, groups and chords over workers in Rust and in Python, sent by a Celery client.
 
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use crate::support::{
     Broker, Message, PythonWorker, WorkerProcess, canvas, chord_keys, control, env, eventually, occupy,
@@ -302,17 +303,15 @@ async fn a_member_that_comes_back_after_its_success_was_stored_is_counted_and_no
     let queue = unique("stored");
     let broker = Broker::connect().await;
     broker.declare(&queue).await;
-    let (group, id, body_id) = (unique("group"), unique("member"), unique("body"));
+    let (group, id, body_id) = (unique("group"), Uuid::new_v4().to_string(), unique("body"));
     let mut redis = redis::Client::open(env("REDIS_URL")).unwrap().get_connection().unwrap();
-    let mut set = |key: String, value: String| {
-        redis::cmd("SET").arg(key).arg(value).arg("EX").arg(600).exec(&mut redis).unwrap();
-    };
-    set(format!("celery-taskset-meta-{group}.s"), "1".to_owned());
-    let meta = json!({
-        "status": "SUCCESS", "result": 7, "traceback": null, "children": [], "task_id": id,
-        "date_done": "2026-11-22T00:00:00+00:00",
-    });
-    set(format!("celery-task-meta-{id}"), meta.to_string());
+    redis::cmd("SETEX")
+        .arg(format!("celery-taskset-meta-{group}.s"))
+        .arg(600)
+        .arg(1)
+        .exec(&mut redis)
+        .unwrap();
+    store_success(&id, 7);
     let body = json!({
         "task": "celery.accumulate", "args": [], "kwargs": {"index": 0}, "subtask_type": null, "immutable": false,
         "options": {"task_id": body_id, "queue": queue},
@@ -330,25 +329,55 @@ async fn a_member_that_comes_back_after_its_success_was_stored_is_counted_and_no
     broker.remove(&queue);
 }
 
-/// What is stored under its id may be of another call.
+/// A worker of Celery's stores the success also if the broker was killed before it had the next step.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
-async fn a_plain_call_that_comes_back_is_run_although_there_is_a_result() {
+async fn a_step_that_comes_back_after_its_success_was_stored_sends_the_next_one_and_is_not_run_again() {
+    let queue = unique("stored");
+    let broker = Broker::connect().await;
+    broker.declare(&queue).await;
+    let (id, next_id) = (Uuid::new_v4().to_string(), unique("next"));
+    store_success(&id, 7);
+    let next = json!({
+        "task": "tasks.add", "args": [1], "kwargs": {}, "subtask_type": null, "immutable": false,
+        "options": {"task_id": next_id, "queue": queue},
+    });
+    let mut message = Message::call(&id, "tasks.add", &json!([1, 1]));
+    message.body = json!([[1, 1], {}, {"chain": [next]}]).to_string().into_bytes();
+    broker.publish(&queue, message).await;
+    broker.give_back(&queue).await;
+    let worker = worker(&queue).ready();
+    let (meta, _) = eventually("the next step is run", || stored(&next_id));
+    assert_eq!(meta["result"], json!(8));
+    assert_eq!(
+        worker.metric("soloist_task_started_total{task=\"tasks.add\"}"),
+        Some(1.0),
+        "the next step alone"
+    );
+    broker.wait_for_counts(&queue, 0, 0).await;
+    broker.remove(&queue);
+}
+
+/// Leaves a result as if the call of this id had been run.
+fn store_success(id: &str, result: i64) {
+    let mut redis = redis::Client::open(env("REDIS_URL")).unwrap().get_connection().unwrap();
+    let meta = json!({
+        "status": "SUCCESS", "result": result, "traceback": null, "children": [], "task_id": id,
+        "date_done": "2026-11-21T00:00:00+00:00",
+    });
+    let key = format!("celery-task-meta-{id}");
+    redis::cmd("SETEX").arg(key).arg(600).arg(meta.to_string()).exec(&mut redis).unwrap();
+}
+
+/// What is stored under its id may be of an earlier call.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs RabbitMQ, Redis and Celery: AMQP_URL, MANAGEMENT_URL, REDIS_URL, PYTHON"]
+async fn a_call_with_a_chosen_id_that_comes_back_is_run_although_there_is_a_result() {
     let queue = unique("daily");
     let broker = Broker::connect().await;
     broker.declare(&queue).await;
     let id = unique("report");
-    let mut redis = redis::Client::open(env("REDIS_URL")).unwrap().get_connection().unwrap();
-    let meta = json!({
-        "status": "SUCCESS", "result": 7, "traceback": null, "children": [], "task_id": id,
-        "date_done": "2026-11-21T00:00:00+00:00",
-    });
-    redis::cmd("SETEX")
-        .arg(format!("celery-task-meta-{id}"))
-        .arg(600)
-        .arg(meta.to_string())
-        .exec(&mut redis)
-        .unwrap();
+    store_success(&id, 7);
     broker.publish(&queue, Message::call(&id, "tasks.add", &json!([1, 1]))).await;
     broker.give_back(&queue).await;
     let worker = worker(&queue).ready();
@@ -372,13 +401,13 @@ async fn what_a_task_that_came_back_sends_says_that_it_may_have_been_sent_before
         "task": "tasks.flaky", "args": [0], "kwargs": {}, "subtask_type": null, "immutable": true,
         "options": {"task_id": next_id, "queue": queue},
     });
-    let mut message = Message::call(&unique("id"), "tasks.add", &json!([1, 1]));
+    let mut message = Message::call(&Uuid::new_v4().to_string(), "tasks.add", &json!([1, 1]));
     message.body = json!([[1, 1], {}, {"chain": [next]}]).to_string().into_bytes();
     broker.publish(&queue, message).await;
     broker.give_back(&queue).await;
     let _worker = worker(&queue).ready();
     let (meta, _) = eventually("the next step is run", || stored(&next_id));
-    assert_eq!(meta["result"], json!({"soloist-attempts": 0, "soloist-step": true}));
+    assert_eq!(meta["result"], json!({"soloist-attempts": 0, "soloist-sequel": true}));
     broker.wait_for_counts(&queue, 0, 0).await;
     broker.remove(&queue);
 }

@@ -56,10 +56,10 @@ return redis.call("EXPIRE", KEYS[1], ARGV[2])
 
 /// Removes the parts and leaves word that the chord is done, if the claim still is ours.
 ///
-/// KEYS: P.c P.j P.t P.s P.d; ARGV: token, expiry.
+/// KEYS: P.c P.j P.t P.s P.d P.a; ARGV: token, expiry.
 const FINISH: &str = r#"
 if redis.call("GET", KEYS[1]) ~= ARGV[1] then return 0 end
-redis.call("DEL", KEYS[2], KEYS[3], KEYS[4], KEYS[5])
+redis.call("DEL", KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6])
 redis.call("SET", KEYS[1], "done", "EX", ARGV[2])
 return 1
 "#;
@@ -274,7 +274,7 @@ impl RedisResults {
         let keys = Keys::of(group_id);
         let script = Script::new(FINISH);
         let mut finish = script.prepare_invoke();
-        for suffix in ["c", "j", "t", "s", "d"] {
+        for suffix in ["c", "j", "t", "s", "d", "a"] {
             finish.key(keys.get(suffix));
         }
         finish.arg(token).arg(DONE_SECONDS);

@@ -10,11 +10,12 @@ use std::time::Duration;
 /// a broker that was away for longer.
 const KNOWN_SECONDS: u64 = 86_400;
 
-/// Finds out what became of a call's other runs, and counts one more beginning if there are none.
+/// Finds out what became of a call's other runs, and counts one more beginning if there are none. That it was done holds for one
+/// message: another of the same id may be of a new call.
 ///
 /// KEYS: done, held, begun; ARGV: expiry.
 const BEGIN: &str = r#"
-if redis.call("EXISTS", KEYS[1]) == 1 then return -1 end
+if redis.call("DEL", KEYS[1]) == 1 then return -1 end
 if redis.call("EXISTS", KEYS[2]) == 1 then return -2 end
 local begun = redis.call("INCR", KEYS[3])
 redis.call("EXPIRE", KEYS[3], ARGV[1])
@@ -38,7 +39,7 @@ impl RunKey {
     #[must_use]
     pub fn of(request: &Request) -> Self {
         let Request { id, retries, replaced_task_nesting: nesting, .. } = request;
-        let replaced = if *nesting == 0 { String::new() } else { format!("-{nesting}") };
+        let replaced = if *nesting == 0 { String::new() } else { format!("r{nesting}") };
         Self(format!("soloist-run-{id}-{retries}{replaced}"))
     }
 
