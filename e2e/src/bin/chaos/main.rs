@@ -7,8 +7,8 @@ use std::process::{ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use celery_client::Celery;
 use celery_client::broker::BrokerAddress;
+use celery_client::{Celery, delays};
 use clap::{Parser, ValueEnum};
 use e2e::newer_rabbitmq::NewerRabbit;
 use e2e::progress::{Progress, Step};
@@ -250,7 +250,8 @@ async fn run(arguments: &Arguments, progress: &Progress) -> Result<Outcome> {
     })
 }
 
-/// Makes the queue, which everybody else takes as it is.
+/// Makes the queue, which everybody else takes as it is, and those that delayed messages wait in: a quorum queue that RabbitMQ 3.10
+/// made a moment before it was killed may have no leader any more, and keeps what it gets.
 async fn declare(broker: &BrokerAddress, queue_type: QueueType) -> Result<()> {
     let connection = celery_client::connect(broker, "chaos").await?;
     let channel = connection.create_channel().await?;
@@ -258,6 +259,8 @@ async fn declare(broker: &BrokerAddress, queue_type: QueueType) -> Result<()> {
     arguments.insert("x-queue-type".into(), AMQPValue::LongString(queue_type.name().into()));
     let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
     channel.queue_declare(QUEUE.into(), durable, arguments).await.context("declare the queue")?;
+    delays::declare(&connection).await?;
+    delays::bind(&connection, QUEUE).await?;
     Ok(connection.close(200, "declared".into()).await?)
 }
 
