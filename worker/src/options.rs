@@ -113,7 +113,7 @@ pub struct Options {
 
     /// Name of this worker, different from all others on the broker; %h stands for the machine's name.
     #[arg(short = 'n', long, visible_alias = "hostname", env = "SOLOIST_NODE_NAME", value_name = "NAME")]
-    #[arg(default_value = "celery@%h")]
+    #[arg(default_value = "celery@%h", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     node_name: String,
 
     /// Where probes and metrics are served: /livez, /readyz and /metrics.
@@ -130,6 +130,7 @@ pub struct Options {
 
     /// How often a message may come back without its task having come to an end, before it is given up.
     #[arg(long, env = "SOLOIST_DELIVERY_LIMIT", value_name = "NUMBER", default_value_t = attempts::DEFAULT_LIMIT)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     delivery_limit: u32,
 
     /// Stores the state STARTED when a task begins, with the process and the node that run it, unless the task says otherwise. In the
@@ -168,6 +169,10 @@ pub struct Options {
     /// Accepted for Celery's sake and ignored: this worker runs one task at a time.
     #[arg(short, long, env = "SOLOIST_CONCURRENCY", value_name = "NUMBER")]
     concurrency: Option<u32>,
+
+    /// Accepted for Celery's sake: events are always sent.
+    #[arg(short = 'E', long, env = "SOLOIST_TASK_EVENTS")]
+    task_events: bool,
 }
 
 impl Options {
@@ -200,7 +205,7 @@ impl Options {
             .queues(&self.queues)
             .create_missing_queues(self.create_missing_queues)
             .default_queue(&self.default_queue)
-            .node_name(self.node_name.replace("%h", &host_name()))
+            .node_name(self.whole_node_name())
             .time_limits(self.soft_time_limit, self.time_limit)
             .delivery_limit(self.delivery_limit)
             .track_started(self.track_started)
@@ -217,11 +222,25 @@ impl Options {
         })
     }
 
+    /// A name without `@` is the machine's, as for Celery's workers.
+    fn whole_node_name(&self) -> String {
+        let name = self.node_name.replace("%h", &host_name());
+        if name.contains('@') { name } else { format!("celery@{name}") }
+    }
+
     /// Runs a worker with these tasks until it is told to stop, and gives the program's exit code.
     #[must_use]
     pub fn run(&self, tasks: impl FnOnce(WorkerBuilder) -> WorkerBuilder) -> ExitCode {
         if let Err(error) = self.start_log() {
             eprintln!("error: {error}");
+            return ExitCode::from(2);
+        }
+        if let (Some(soft), Some(hard)) = (self.soft_time_limit, self.time_limit)
+            && soft >= hard
+        {
+            eprintln!(
+                "error: --soft-time-limit ({soft:?}) is to be less than --time-limit ({hard:?}): a task would be ended before it is asked to stop"
+            );
             return ExitCode::from(2);
         }
         if let Some(concurrency) = self.concurrency.filter(|concurrency| *concurrency != 1) {
@@ -307,12 +326,21 @@ mod tests {
 
     #[test]
     fn reads_celerys_short_flags() {
-        let options =
-            parse(&["-A", "shop", "-Q", "red,blue", "-n", "w1@%h", "-l", "INFO", "-P", "solo", "-c", "8"])
-                .unwrap();
+        let options = parse(&[
+            "-A", "shop", "-Q", "red,blue", "-n", "w1@%h", "-l", "INFO", "-P", "solo", "-c", "8", "-E",
+        ])
+        .unwrap();
         assert_eq!(options.queues, ["red", "blue"]);
         assert_eq!((options.app.as_str(), options.concurrency), ("shop", Some(8)));
         assert!(options.builder().is_ok());
+    }
+
+    #[test]
+    fn a_node_name_is_completed_as_celery_does() {
+        let name = |given: &str| parse(&["-n", given]).unwrap().whole_node_name();
+        assert_eq!([name("a@b"), name("b")], ["a@b", "celery@b"]);
+        assert_eq!(name("a@%h"), format!("a@{}", host_name()));
+        assert!(parse(&["-n", ""]).is_err() && parse(&["--delivery-limit", "0"]).is_err());
     }
 
     #[test]

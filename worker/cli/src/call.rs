@@ -6,6 +6,7 @@ use crate::failure::Failure;
 use crate::output;
 use crate::wait::wait;
 use celery_client::{CanvasResult, Route, Signature, chain, chord, group};
+use celery_protocol::json::{self, JsonError};
 use celery_protocol::{Map, date};
 use clap::Args;
 use jiff::Timestamp;
@@ -187,12 +188,15 @@ pub(crate) struct Call {
 impl Call {
     pub(crate) async fn run(self) -> Result<(), Failure> {
         let json = |flag: &str, text: &str| {
-            serde_json::from_str::<Value>(text)
+            json::parse::<Value>(text.as_bytes())
                 .map_err(|error| Failure::usage(format!("{flag} is not JSON: {error}")))
         };
         let mut call = Signature::new(self.task);
         call.args = match self.args {
-            None => self.arguments.iter().map(|text| json_or_text(text)).collect(),
+            None => {
+                let values = self.arguments.iter().map(|text| json_or_text(text));
+                values.collect::<Result<_, _>>().map_err(Failure::usage)?
+            }
             Some(text) => match json("--args", &text)? {
                 Value::Array(args) => args,
                 _ => return Err(Failure::usage("--args is not a JSON list")),
@@ -317,16 +321,19 @@ fn read(path: &Path) -> Result<Value, Failure> {
     };
     let shown = path.display();
     read.map_err(|error| Failure::usage(format!("can't read {shown}: {error}")))?;
-    serde_json::from_str(&text).map_err(|error| Failure::usage(format!("{shown} is not JSON: {error}")))
+    json::parse(text.as_bytes()).map_err(|error| Failure::usage(format!("{shown} is not JSON: {error}")))
 }
 
-fn json_or_text(text: &str) -> Value {
-    serde_json::from_str(text).unwrap_or_else(|_| text.into())
+fn json_or_text(text: &str) -> Result<Value, String> {
+    match json::parse(text.as_bytes()) {
+        Err(JsonError::IntegerTooLarge) => Err(format!("{text}: {}", JsonError::IntegerTooLarge)),
+        parsed => Ok(parsed.unwrap_or_else(|_| text.into())),
+    }
 }
 
 fn pair(text: &str) -> Result<(String, Value), String> {
     let (name, value) = text.split_once('=').ok_or("NAME=VALUE is needed")?;
-    Ok((name.to_owned(), json_or_text(value)))
+    Ok((name.to_owned(), json_or_text(value)?))
 }
 
 fn moment(text: &str) -> Result<Timestamp, String> {

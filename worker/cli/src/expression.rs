@@ -2,6 +2,7 @@
 
 use celery_client::Signature;
 use celery_client::chain;
+use celery_protocol::json;
 use serde::Deserialize as _;
 use serde_json::Value;
 
@@ -10,7 +11,7 @@ use serde_json::Value;
 pub(crate) fn parse(text: &str) -> Result<Signature, String> {
     let text = text.trim();
     if text.starts_with('{') {
-        return serde_json::from_str(text).map_err(|error| format!("not a signature: {error}"));
+        return json::parse(text.as_bytes()).map_err(|error| format!("not a signature: {error}"));
     }
     let mut steps = Vec::new();
     let mut rest = text;
@@ -84,7 +85,12 @@ fn value(text: &str) -> Result<(Value, &str), String> {
     }
     let mut reader = serde_json::Deserializer::from_str(text);
     match Value::deserialize(&mut reader) {
-        Ok(value) => Ok((value, &text[reader.into_iter::<Value>().byte_offset()..])),
+        Ok(value) => {
+            let (read, rest) = text.split_at(reader.into_iter::<Value>().byte_offset());
+            json::refuse_large_integers(read.as_bytes())
+                .map_err(|error| format!("`{}`: {error}", read.trim()))?;
+            Ok((value, rest))
+        }
         Err(error) => {
             let shown = text.trim_start();
             Err(format!(
@@ -136,6 +142,7 @@ mod tests {
             ("a(one)", "a text is written as"),
             ("a(k=1, 2)", "after a keyword argument"),
             ("a(1) b", "after the call"),
+            ("a([1, 123456789012345678901])", "an integer is beyond 64 bits"),
             ("{}", "not a signature"),
         ] {
             let error = parse(text).unwrap_err();

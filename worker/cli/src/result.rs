@@ -5,7 +5,7 @@ use crate::failure::Failure;
 use crate::output;
 use crate::wait::{bar, wait};
 use celery_client::{CanvasResult, Celery, ResultError, State, TaskMeta};
-use celery_protocol::date;
+use celery_protocol::{date, json};
 use clap::Args;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -157,7 +157,9 @@ impl ResultArgs {
 fn value_of(meta: &TaskMeta) -> String {
     match meta.exception() {
         Some(exception) => exception.repr(),
-        None => output::cell(&serde_json::from_str(meta.result.get()).unwrap_or(Value::Null)),
+        // What can't be read without losing digits is shown as it is stored.
+        None => json::parse(meta.result.get().as_bytes())
+            .map_or_else(|_| meta.result.get().to_owned(), |value| output::cell(&value)),
     }
 }
 

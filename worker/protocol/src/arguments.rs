@@ -26,8 +26,8 @@ impl Arguments {
     /// # Errors
     /// When a value has no JSON form (a map with keys that aren't strings), or isn't a sequence or map.
     pub fn new(positional: &impl Serialize, keyword: &impl Serialize) -> Result<Self, JsonError> {
-        let positional = serde_json::value::to_raw_value(positional)?;
-        let keyword = serde_json::value::to_raw_value(keyword)?;
+        let positional = json::to_raw(positional)?;
+        let keyword = json::to_raw(keyword)?;
         Self::from_raw(
             if positional.get() == "null" { empty("[]") } else { positional },
             if keyword.get() == "null" { empty("{}") } else { keyword },

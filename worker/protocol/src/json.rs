@@ -1,12 +1,16 @@
 //! JSON as Celery's serialiser speaks it: numbers of any size, and values tagged with a Python type.
 
 mod base64;
+mod finite;
 mod typed;
 
 pub use base64::decode_base64;
 pub use typed::{Bytes, Date, DateTime, Decimal, Time, Uuid};
 
-use serde::de::DeserializeOwned;
+use serde::Serialize;
+use serde::de::{DeserializeOwned, Error as _};
+use serde_json::Value;
+use serde_json::value::RawValue;
 
 /// Why a text could not be read as the JSON that was expected.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +39,27 @@ impl JsonError {
 pub fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, JsonError> {
     refuse_large_integers(text)?;
     Ok(serde_json::from_slice(text)?)
+}
+
+/// The JSON text of a value.
+///
+/// # Errors
+/// When it has none: a map with keys that aren't strings, or a float that JSON has no number for (`serde_json` would write `null`).
+pub fn to_raw(value: &(impl Serialize + ?Sized)) -> serde_json::Result<Box<RawValue>> {
+    let raw = serde_json::value::to_raw_value(value)?;
+    if raw.get().contains("null") {
+        finite::check(value).map_err(serde_json::Error::custom)?;
+    }
+    Ok(raw)
+}
+
+/// A value as JSON.
+///
+/// # Errors
+/// As [`to_raw`].
+pub(crate) fn to_value(value: &(impl Serialize + ?Sized)) -> serde_json::Result<Value> {
+    finite::check(value).map_err(serde_json::Error::custom)?;
+    serde_json::to_value(value)
 }
 
 /// Refuses a text with an integer that neither `i64` nor `u64` holds.
@@ -86,7 +111,6 @@ fn is_large_integer(number: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::Value;
 
     #[test]
     fn integers_beyond_64_bits_are_refused_rather_than_rounded() {
@@ -97,6 +121,30 @@ mod tests {
             ["18446744073709551616", "[1, -9223372036854775809]", "{\"a\": 123456789012345678901234567890}"]
         {
             assert!(matches!(parse::<Value>(text.as_bytes()), Err(JsonError::IntegerTooLarge)), "{text}");
+        }
+    }
+
+    #[test]
+    fn floats_that_json_has_no_number_for_are_refused_rather_than_null() {
+        #[derive(Serialize)]
+        enum Shape {
+            Circle { radius: f32 },
+            Line(f64, Option<f64>),
+        }
+        let infinite = f64::INFINITY;
+        assert_eq!(to_raw(&infinite).unwrap_err().to_string(), "JSON has no number for inf");
+        assert!(to_raw(&vec![1.0, f64::NAN]).unwrap_err().to_string().contains("NaN"));
+        assert!(to_raw(&Shape::Circle { radius: f32::NEG_INFINITY }).is_err());
+        assert!(to_raw(&[("a", Shape::Line(1.0, Some(infinite)))]).is_err());
+        assert!(to_raw(&std::collections::BTreeMap::from([("a", (1, Some(infinite)))])).is_err());
+        let fine = (Shape::Line(1.0, None), "null", Option::<f64>::None, serde_json::json!({"a": null}));
+        assert_eq!(to_raw(&fine).unwrap().get(), r#"[{"Line":[1.0,null]},"null",null,{"a":null}]"#);
+    }
+
+    #[test]
+    fn floats_keep_their_last_digit() {
+        for text in ["0.0055062999999999996", "5e-324", "1.7976931348623157e308"] {
+            assert_eq!(parse::<f64>(text.as_bytes()).unwrap(), text.parse::<f64>().unwrap(), "{text}");
         }
     }
 

@@ -6,7 +6,7 @@ mod request;
 pub use request::{Route, SignatureError};
 
 use crate::Map;
-use crate::json::JsonError;
+use crate::json::{self, JsonError};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
@@ -66,7 +66,7 @@ impl Signature {
     /// # Errors
     /// When it isn't a sequence, or a value has no JSON form.
     pub fn with_args(mut self, args: &(impl Serialize + ?Sized)) -> Result<Self, JsonError> {
-        self.args = match serde_json::to_value(args)? {
+        self.args = match json::to_value(args)? {
             Value::Array(args) => args,
             Value::Null => Vec::new(),
             _ => return Err(JsonError::Shape("positional arguments are not a sequence")),
@@ -79,7 +79,7 @@ impl Signature {
     /// # Errors
     /// When it isn't a map, or a value has no JSON form.
     pub fn with_kwargs(mut self, kwargs: &(impl Serialize + ?Sized)) -> Result<Self, JsonError> {
-        self.kwargs = match serde_json::to_value(kwargs)? {
+        self.kwargs = match json::to_value(kwargs)? {
             Value::Object(kwargs) => kwargs,
             Value::Null => Map::new(),
             _ => return Err(JsonError::Shape("keyword arguments are not a map")),

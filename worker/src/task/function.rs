@@ -2,6 +2,7 @@
 
 use std::{future::Future, pin::Pin, sync::Arc};
 
+use celery_protocol::json;
 use serde::Serialize;
 
 use super::{Binder, Context, Parameter, Task, TaskError, TaskFunction, TaskResult};
@@ -29,7 +30,7 @@ pub struct Fallible;
 
 impl<T: Serialize> Output<Infallible> for T {
     fn into_task_result(self) -> TaskResult {
-        serde_json::value::to_raw_value(&self)
+        json::to_raw(&self)
             .map_err(|source| TaskError::new("EncodeError", format!("encode the result as JSON: {source}")))
     }
 }
@@ -115,3 +116,15 @@ implement_for_functions_of!(A, B, C, D, E);
 implement_for_functions_of!(A, B, C, D, E, G);
 implement_for_functions_of!(A, B, C, D, E, G, H);
 implement_for_functions_of!(A, B, C, D, E, G, H, I);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_result_that_json_has_no_number_for_is_an_error() {
+        let error = vec![1.0, f64::INFINITY].into_task_result().unwrap_err();
+        assert_eq!(error.to_string(), "EncodeError: encode the result as JSON: JSON has no number for inf");
+        assert_eq!(Option::<f64>::None.into_task_result().unwrap().get(), "null");
+    }
+}
