@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tokio::process::{Child, Command};
+use tokio::time::timeout;
 
 use crate::{http, newer_rabbitmq::NewerRabbit, paths, wait};
 
@@ -15,6 +16,8 @@ use crate::{http, newer_rabbitmq::NewerRabbit, paths, wait};
 const SCRIPTS: &str = "/usr/lib/rabbitmq/bin";
 /// It boots in about 5 seconds on two idle cores.
 const BOOT: Duration = Duration::from_secs(120);
+/// How long it may take to greet a client, once it takes connections at all.
+const GREETING: Duration = Duration::from_secs(5);
 
 /// What they are started with, beside what every run needs.
 #[derive(Clone, Copy, Debug)]
@@ -138,7 +141,9 @@ impl Servers {
     pub async fn ready(&self) -> Result<()> {
         wait::until("RabbitMQ to answer", BOOT, || async {
             let properties = lapin::ConnectionProperties::default();
-            let connection = lapin::Connection::connect(&self.amqp_url, properties).await?;
+            // lapin itself waits for ever for a greeting that doesn't come, as from a server that is just starting.
+            let connecting = lapin::Connection::connect(&self.amqp_url, properties);
+            let connection = timeout(GREETING, connecting).await.context("RabbitMQ says nothing")??;
             connection.close(200, "ready".into()).await?;
             if let Some(management) = &self.management_url {
                 http::send("GET", &format!("{management}/api/overview"), "guest:guest", "").await?;

@@ -18,9 +18,9 @@ pub(crate) struct Fetch {
     /// Ids, one a line
     #[arg(long)]
     ids: PathBuf,
-    /// What each result has to be
+    /// What each result has to be, as JSON
     #[arg(long)]
-    value: serde_json::Value,
+    value: String,
 }
 
 impl Fetch {
@@ -32,10 +32,10 @@ impl Fetch {
             let begun = Instant::now();
             let metas = celery.results(&ids).await?;
             let seconds = begun.elapsed().as_secs_f64();
-            let expected = self.value.to_string();
+            let expected = &self.value;
             let is_right = |meta: &&Option<TaskMeta>| {
                 meta.as_ref()
-                    .is_some_and(|meta| meta.status == State::Success && meta.result.get() == expected)
+                    .is_some_and(|meta| meta.status == State::Success && meta.result.get() == *expected)
             };
             match metas.iter().filter(is_right).count() {
                 right if right == ids.len() => Ok(ids.len() as f64 / seconds),
