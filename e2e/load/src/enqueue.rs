@@ -1,10 +1,6 @@
 //! How fast tasks can be sent.
 
-use std::{
-    sync::atomic::{AtomicU64, Ordering},
-    thread,
-    time::Instant,
-};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use celery_client::{BrokerAddress, Celery, amqp, connect, queue};
 use celery_protocol::{Arguments, Request, Signature};
@@ -12,7 +8,7 @@ use clap::Args;
 use futures_util::{StreamExt, stream};
 use lapin::{Channel, options::BasicPublishOptions, options::ConfirmSelectOptions};
 
-use crate::{Outcome, Sender, on_this_thread};
+use crate::{Outcome, Sender, on_this_thread, send_on_threads};
 
 /// Messages on their way at once from each thread.
 const UNCONFIRMED: usize = 1000;
@@ -45,19 +41,8 @@ impl Enqueue {
             let connection = connect(&self.broker, "load").await?;
             Ok(queue::declare_default(&connection, &self.queue).await?)
         })?;
-        let begun = Instant::now();
         let left = AtomicU64::new(self.tasks);
-        let ids = thread::scope(|scope| {
-            let threads: Vec<_> =
-                (0..self.threads).map(|_| scope.spawn(|| on_this_thread(self.send(&left)))).collect();
-            let joined = threads.into_iter().map(|thread| thread.join().map_err(|_| "a thread panicked")?);
-            joined.collect::<Outcome<Vec<_>>>()
-        })?;
-        let seconds = begun.elapsed().as_secs_f64();
-        if let Some(file) = &self.ids {
-            std::fs::write(file, ids.concat().join("\n"))?;
-        }
-        Ok(self.tasks as f64 / seconds)
+        send_on_threads(self.threads, self.tasks, self.ids.as_deref(), async || self.send(&left).await)
     }
 
     /// Sends as long as tasks are left, and gives back their ids.

@@ -7,7 +7,7 @@ mod enqueue;
 mod fetch;
 mod produce;
 
-use std::process::ExitCode;
+use std::{path::Path, process::ExitCode, thread, time::Instant};
 
 use clap::{Parser, ValueEnum};
 
@@ -57,6 +57,27 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Has so many tasks sent by so many threads at once, writes their ids to the file, one a line, and gives how many were sent a second.
+fn send_on_threads(
+    threads: u64,
+    tasks: u64,
+    ids: Option<&Path>,
+    send: impl AsyncFn() -> Outcome<Vec<String>> + Sync,
+) -> Outcome<f64> {
+    let begun = Instant::now();
+    let sent = thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(|| on_this_thread(send()))).collect();
+        let joined = threads.into_iter().map(|thread| thread.join().map_err(|_| "a thread panicked")?);
+        joined.collect::<Outcome<Vec<_>>>()
+    })?
+    .concat();
+    let seconds = begun.elapsed().as_secs_f64();
+    if let Some(file) = ids {
+        std::fs::write(file, sent.join("\n"))?;
+    }
+    Ok(tasks as f64 / seconds)
 }
 
 /// A runtime on the calling thread alone, as the worker has it.

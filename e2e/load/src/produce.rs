@@ -3,8 +3,7 @@
 use std::{
     path::PathBuf,
     sync::atomic::{AtomicU64, Ordering},
-    thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use celery_client::{AsyncResult, BrokerAddress, Celery, ResultStoreAddress};
@@ -12,7 +11,7 @@ use celery_protocol::Signature;
 use clap::Args;
 use futures_util::{StreamExt, stream};
 
-use crate::{Outcome, on_this_thread};
+use crate::{Outcome, send_on_threads};
 
 /// Tasks that a producer has sent and not seen the result of.
 const OUTSTANDING: usize = 100;
@@ -44,20 +43,8 @@ pub(crate) struct Produce {
 
 impl Produce {
     pub(crate) fn run(self) -> Outcome<f64> {
-        let begun = Instant::now();
         let next = AtomicU64::new(0);
-        let ids = thread::scope(|scope| {
-            let producers: Vec<_> =
-                (0..self.producers).map(|_| scope.spawn(|| on_this_thread(self.produce(&next)))).collect();
-            let joined =
-                producers.into_iter().map(|thread| thread.join().map_err(|_| "a thread panicked")?);
-            joined.collect::<Outcome<Vec<_>>>()
-        })?;
-        let seconds = begun.elapsed().as_secs_f64();
-        if let Some(file) = &self.ids {
-            std::fs::write(file, ids.concat().join("\n"))?;
-        }
-        Ok(self.tasks as f64 / seconds)
+        send_on_threads(self.producers, self.tasks, self.ids.as_deref(), async || self.produce(&next).await)
     }
 
     /// Sends as long as tasks are left, and gives back their ids.
