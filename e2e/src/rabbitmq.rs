@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, ensure};
 use rustix::process::Signal;
 use tokio::process::Command;
+use tokio::time::timeout;
 
 use crate::certificates::{Authority, Identity};
 use crate::netns::{NODE_ADDRESS, Namespace};
@@ -18,6 +19,8 @@ const SCRIPTS: &str = "/usr/lib/rabbitmq/bin";
 const NODE: &str = "rabbit@localhost";
 /// It boots in about 5 seconds on two idle cores; cold and with the machine busy it may take ten times that.
 const BOOT: Duration = Duration::from_secs(90);
+/// How long it may take to greet a client, once it takes connections at all.
+const GREETING: Duration = Duration::from_secs(5);
 
 /// The RabbitMQ server of a cluster.
 #[derive(Clone, Debug)]
@@ -271,9 +274,7 @@ impl Rabbit {
         self.namespace()?
             .run(move || async move {
                 wait::until("RabbitMQ to answer", BOOT, || async {
-                    let connection =
-                        lapin::Connection::connect(&url, lapin::ConnectionProperties::default()).await?;
-                    connection.close(200, "ready".into()).await?;
+                    greets(&url).await?;
                     http::send("GET", &overview, &user, "").await?;
                     Ok(Some(()))
                 })
@@ -281,6 +282,17 @@ impl Rabbit {
             })
             .await
     }
+}
+
+/// Connects to a RabbitMQ, and leaves it again.
+///
+/// # Errors
+/// If it isn't there, refuses, or says nothing for 5 seconds: lapin itself waits for ever for a greeting that doesn't come, as from a server
+/// that is just starting.
+pub(crate) async fn greets(amqp_url: &str) -> Result<()> {
+    let connecting = lapin::Connection::connect(amqp_url, lapin::ConnectionProperties::default());
+    let connection = timeout(GREETING, connecting).await.context("RabbitMQ says nothing")??;
+    Ok(connection.close(200, "ready".into()).await?)
 }
 
 /// `user:password` and `host:port` of an AMQP URL.

@@ -8,16 +8,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tokio::process::{Child, Command};
-use tokio::time::timeout;
 
-use crate::{http, newer_rabbitmq::NewerRabbit, paths, wait};
+use crate::{http, newer_rabbitmq::NewerRabbit, paths, rabbitmq, wait};
 
 /// Where Debian puts RabbitMQ's programs.
 const SCRIPTS: &str = "/usr/lib/rabbitmq/bin";
 /// It boots in about 5 seconds on two idle cores.
 const BOOT: Duration = Duration::from_secs(120);
-/// How long it may take to greet a client, once it takes connections at all.
-const GREETING: Duration = Duration::from_secs(5);
 
 /// What they are started with, beside what every run needs.
 #[derive(Clone, Copy, Debug)]
@@ -140,11 +137,7 @@ impl Servers {
     /// If one doesn't within two minutes.
     pub async fn ready(&self) -> Result<()> {
         wait::until("RabbitMQ to answer", BOOT, || async {
-            let properties = lapin::ConnectionProperties::default();
-            // lapin itself waits for ever for a greeting that doesn't come, as from a server that is just starting.
-            let connecting = lapin::Connection::connect(&self.amqp_url, properties);
-            let connection = timeout(GREETING, connecting).await.context("RabbitMQ says nothing")??;
-            connection.close(200, "ready".into()).await?;
+            rabbitmq::greets(&self.amqp_url).await?;
             if let Some(management) = &self.management_url {
                 http::send("GET", &format!("{management}/api/overview"), "guest:guest", "").await?;
             }

@@ -40,7 +40,7 @@ pub(crate) async fn all(stand: &Stand, million: bool) -> Result<()> {
         let step = stand.progress.step(format!("scenario {}", worker.name()));
         let mut figures = Vec::new();
         let ids = million.then(|| paths::cache().join("bench-tasks.ids"));
-        let before = used_mb(stand).await?;
+        let before = if million { used_mb(stand).await? } else { 0.0 };
         for _ in 0..runs {
             figures.push(run(stand, contender, tasks, ids.as_deref()).await?);
         }

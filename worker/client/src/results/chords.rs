@@ -1,8 +1,9 @@
 //! Chords in Redis: counting the parts of a header, under the keys and by the rules of Celery 5.7.
 //!
 //! All keys begin with the group's, `P`. `P.s` holds how many parts there are, `P.j` those that are in, by their index,
-//! `P.t` how many were added later, `P.a` which (where we did that), `P.d` who has been counted, and `P.c` who dispatches the body: a claim, and then
-//! `done`. Workers of Celery 5.6 and older know only the first three; they and we can serve the same chord.
+//! `P.t` how many were added later, `P.a` which (where we did that), `P.d` who has been counted, and `P.c` who dispatches
+//! the body: a claim, and then `done`. Workers of Celery 5.6 and older know only the first three; they and we can serve the
+//! same chord.
 
 use super::groups::SavedGroup;
 use super::{RedisResults, StoreError};
